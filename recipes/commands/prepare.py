@@ -1,0 +1,171 @@
+"""Prepare everything `train.py` reads: manifests of real speech, synthesised commands, a tokenizer.
+
+    python recipes/commands/prepare.py --data DIR --out DIR
+
+DIR is laid out as the recipe's README says. It can be stopped and started again: files that stand are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TimeElapsedColumn
+from texts import draw_text
+
+from speechformer.data import read_manifest, write_manifest
+from speechformer.errors import ManifestError, SpeechformerError
+from speechformer.synthesis import Request, Voice, random_voice, require, synthesise
+from speechformer.tokenizer import Tokenizer, normalise
+
+ENGINES = {"espeak": 0.55, "flite": 0.27, "festival": 0.18}
+DRAWN_TEXT_SHARE = 0.4
+MAX_WORDS = 14
+DEV_VOICES = ("espeak_en-us+f2", "espeak_en-gb+m3")
+N_DEV_SYNTHETIC = 300
+
+Row = dict[str, Any]
+
+
+def main() -> int:
+    """Run the steps in order and print one sentence when one cannot be done."""
+    args = parse_arguments()
+    try:
+        prepare_real(args.data, args.out)
+        for kind in ("noise", "rir"):
+            prepare_sounds(args.data / kind, args.out, kind)
+        texts = read_texts(args.data / "text")
+        prepare_tokenizer(texts, args.out, args.vocab_size)
+        prepare_synthetic(texts, args.out, args.synthetic, args.seed, args.jobs)
+    except SpeechformerError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with speech/, noise/, rir/ and text/")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--synthetic", type=int, default=40_000, help="utterances to synthesise (40000)")
+    parser.add_argument("--vocab-size", type=int, default=64, help="BPE pieces (64)")
+    parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def prepare_real(data: Path, out: Path) -> None:
+    """Gather the corpora into `train/`, `dev/` and `test/`, one manifest a corpus."""
+    corpora = sorted(path for path in (data / "speech").glob("*") if path.is_dir())
+    if not corpora:
+        raise ManifestError(f"{data / 'speech'}: holds no corpora; give --data a folder laid out as the README says")
+    for corpus in corpora:
+        for split in ("train", "dev", "test"):
+            manifest = corpus / f"{split}.jsonl"
+            rows = [real_row(row, corpus) for row in read_manifest(manifest)] if manifest.exists() else []
+            if rows:
+                write_manifest(out / split / f"{corpus.name}.jsonl", rows)
+                print(f"{split:5} {corpus.name:20} {len(rows):6} utterances {hours(rows):6.2f} h")
+
+
+def real_row(row: Row, corpus: Path) -> Row:
+    return {
+        "audio_filepath": row["audio_filepath"],
+        "duration": row["duration"],
+        "text": normalise(row["text"]),
+        "speaker": row["speaker"],
+        "corpus": corpus.name,
+    }
+
+
+def prepare_sounds(folder: Path, out: Path, kind: str) -> None:
+    """Gather noises or impulse responses; the set that is kept for testing gets a manifest of its own."""
+    for split in ("train", "test"):
+        sets = [path for path in sorted(folder.glob("*/manifest.jsonl")) if is_test(path) == (split == "test")]
+        rows = [{**row, "corpus": path.parent.name} for path in sets for row in read_manifest(path)]
+        if rows:
+            write_manifest(out / split / f"_{kind}.jsonl", rows)
+
+
+def is_test(manifest: Path) -> bool:
+    return manifest.parent.name == "noisekun"
+
+
+def read_texts(folder: Path) -> list[str]:
+    """Read every text file, one utterance a line, normalised, without doubles, in a fixed order."""
+    lines = (line for path in sorted(folder.glob("*.txt")) for line in path.read_text("utf-8").splitlines())
+    return list(dict.fromkeys(text for text in map(normalise, lines) if text))
+
+
+def prepare_tokenizer(texts: list[str], out: Path, vocab_size: int) -> None:
+    tokenizer = Tokenizer.train(texts, vocab_size)
+    tokenizer.save(out / "tokenizer.model")
+    (out / "text.txt").write_text("\n".join(texts) + "\n", "utf-8")
+    print(f"tokenizer: {len(tokenizer)} pieces from {len(texts)} texts")
+
+
+def prepare_synthetic(texts: list[str], out: Path, n_utterances: int, seed: int, jobs: int) -> None:
+    """Synthesise commands; voices of `DEV_VOICES` speak the dev set and are never trained on."""
+    if not n_utterances:
+        return
+    require(ENGINES)
+    requests = list(islice(plan(texts, out / "synthetic", seed), n_utterances))
+    rows: list[Row] = []
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as progress:
+        task = progress.add_task("synthesising", total=len(requests))
+        chunks = [requests[start : start + 200] for start in range(0, len(requests), 200)]
+        with ThreadPoolExecutor(jobs) as pool:
+            for chunk, spoken in zip(chunks, pool.map(speak, chunks), strict=True):
+                rows.extend(spoken)
+                progress.advance(task, len(chunk))
+    dev = [row for row in rows if row["speaker"] in DEV_VOICES][:N_DEV_SYNTHETIC]
+    train = [row for row in rows if row["speaker"] not in DEV_VOICES]
+    for split, part in (("train", train), ("dev", dev)):
+        write_manifest(out / split / "synthetic.jsonl", part)
+        print(f"{split:5} {'synthetic':20} {len(part):6} utterances {hours(part):6.2f} h")
+
+
+def plan(texts: list[str], folder: Path, seed: int) -> Iterator[Request]:
+    """Draw requests without end: the first n are the same whatever n is."""
+    draw = random.Random(seed)
+    short = [text for text in texts if len(text.split()) <= MAX_WORDS]
+    for number in range(sys.maxsize):
+        engine = draw.choices(list(ENGINES), list(ENGINES.values()))[0]
+        voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw)
+        text = draw_text(draw) if draw.random() < DRAWN_TEXT_SHARE or not short else draw.choice(short)
+        yield Request(text, voice, folder / f"{number // 1000:03}" / f"{number:06}.flac")
+
+
+def draw_dev_voice(draw: random.Random) -> Voice:
+    engine, name = draw.choice(DEV_VOICES).split("_", 1)
+    return Voice(engine, name)
+
+
+def speak(requests: list[Request]) -> list[Row]:
+    return [synthetic_row(request) for request in synthesise(requests)]
+
+
+def synthetic_row(request: Request) -> Row:
+    import soundfile
+
+    return {
+        "audio_filepath": str(request.path.resolve()),
+        "duration": round(soundfile.info(request.path).duration, 3),
+        "text": request.text,
+        "speaker": request.voice.speaker,
+        "corpus": "synthetic",
+    }
+
+
+def hours(rows: Iterable[Row]) -> float:
+    return sum(row["duration"] for row in rows) / 3600
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Command texts that no file holds: spelling, numbers, dates, times and control words, drawn at random."""
+
+from __future__ import annotations
+
+import random
+
+from num2words import num2words
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+DIGITS = "zero one two three four five six seven eight nine".split()
+MONTHS = ("january february march april may june july august september october november december").split()
+DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+WORDS = (
+    "yes no go stop enter erase help repeat start rubout up down left right on off forward backward follow learn "
+    "visual bed bird cat dog happy house marvin sheila tree wow open close play pause next previous back home "
+    "louder quieter mute cancel undo select delete copy paste save send call answer hang menu exit quit again"
+).split()
+COLOURS = "red blue green white black yellow orange purple pink brown grey".split()
+VERBS = "bin lay place set put move take select show open".split()
+PREPOSITIONS = "at by in with on to from".split()
+ADVERBS = "again now please soon today later".split()
+
+
+def spoken(number: int) -> str:
+    """Spell a number as people say it."""
+    return str(num2words(number)).replace("-", " ").replace(",", "").replace(" and ", " ")
+
+
+def draw_text(draw: random.Random) -> str:
+    """Draw one text: a word, digits, spelling, a number, a date, a time, or a move on a board."""
+    kind = draw.choices((_word, _digits, _spelling, _code, _date, _time, _board), (4, 3, 3, 2, 1, 1, 2))[0]
+    return kind(draw)
+
+
+def _word(draw: random.Random) -> str:
+    return " ".join(draw.choice(WORDS + DIGITS) for _ in range(draw.choice((1, 1, 1, 2, 3))))
+
+
+def _digits(draw: random.Random) -> str:
+    return " ".join(draw.choice(DIGITS) for _ in range(draw.randint(1, 8)))
+
+
+def _spelling(draw: random.Random) -> str:
+    return " ".join(draw.choice(LETTERS) for _ in range(draw.randint(1, 7)))
+
+
+def _code(draw: random.Random) -> str:
+    letters = [draw.choice(LETTERS) for _ in range(draw.randint(1, 4))]
+    number = draw.choice((draw.randint(0, 99), draw.randint(100, 9999), draw.randint(0, 999_999)))
+    command = draw.choice(("", "", "enter", "erase", "rubout", "repeat", "go", "help"))
+    return " ".join([*command.split(), *letters, *spoken(number).split()])
+
+
+def _date(draw: random.Random) -> str:
+    ordinal = str(num2words(draw.randint(1, 31), to="ordinal")).replace("-", " ")
+    year = draw.randint(1900, 2039)
+    spoken_year = f"{spoken(year // 100)} {spoken(year % 100)}" if year % 100 else f"{spoken(year // 100)} hundred"
+    parts = [draw.choice(("", draw.choice(DAYS))), draw.choice(MONTHS), ordinal, draw.choice(("", spoken_year))]
+    return " ".join(part for part in parts if part)
+
+
+def _time(draw: random.Random) -> str:
+    hour, minute = spoken(draw.randint(1, 12)), draw.randint(0, 59)
+    minutes = "o'clock" if minute == 0 else (f"oh {spoken(minute)}" if minute < 10 else spoken(minute))
+    return " ".join([hour, minutes, draw.choice(("", "a m", "p m", "in the morning"))]).strip()
+
+
+def _board(draw: random.Random) -> str:
+    return " ".join(map(draw.choice, (VERBS, COLOURS, PREPOSITIONS, LETTERS, DIGITS, ADVERBS)))

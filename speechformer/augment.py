@@ -1,0 +1,125 @@
+"""Make one recording into many: other speeds, rooms, noises, levels and bands; masks on the mel spectrogram.
+
+Used in training only. Waveforms are changed first (`augment_waveform`), the mel spectrogram after
+(`mask_mel`), before the DCT: masking cepstra would not be SpecAugment. Every draw comes from the generator
+that is passed in, so an utterance's augmentation is a function of its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.signal
+import torch
+import torchaudio
+
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit."""
+
+    speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
+    pad_s: float = 0.3
+    room: float = 0.3
+    noise: float = 0.5
+    snr_db: tuple[float, float] = (0.0, 30.0)
+    gain_db: tuple[float, float] = (-30.0, 0.0)
+    band_limit: float = 0.15
+    band_hz: tuple[float, float] = (3400.0, 7500.0)
+    time_masks: int = 2
+    time_mask_share: float = 0.07
+    band_masks: int = 2
+    band_mask_width: int = 12
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Noises (16-bit samples) and impulse responses (`waveform_N`) to draw from; either can be empty."""
+
+    noises: Sequence[npt.NDArray[np.int16]] = ()
+    rooms: Sequence[Waveform] = ()
+
+
+@cache
+def _speed_perturbation(speed: float) -> torchaudio.transforms.Speed:
+    return torchaudio.transforms.Speed(SAMPLE_RATE_HZ, speed)
+
+
+def change_speed(waveform_N: Waveform, speed: float) -> Waveform:
+    """Play faster (speed > 1) or slower, pitch with it (Ko et al. 2015)."""
+    if speed == 1.0:
+        return waveform_N
+    changed_N, _ = _speed_perturbation(speed)(torch.from_numpy(waveform_N))
+    return np.asarray(changed_N.numpy(), np.float32)
+
+
+def add_room(waveform_N: Waveform, response_N: Waveform) -> Waveform:
+    """Convolve with an impulse response; length, level and onset stay."""
+    onset = int(np.abs(response_N).argmax())
+    wet_N = scipy.signal.oaconvolve(waveform_N, response_N[onset:])[: len(waveform_N)]
+    return (wet_N * (_rms(waveform_N) / max(_rms(wet_N), 1e-8))).astype(np.float32)
+
+
+def add_noise(waveform_N: Waveform, noise_N: Waveform, snr_db: float) -> Waveform:
+    """Add noise of the same length so that speech power over noise power is `snr_db` decibels."""
+    scale = _rms(waveform_N) / max(_rms(noise_N), 1e-8) * 10 ** (-snr_db / 20)
+    return waveform_N + np.float32(scale) * noise_N
+
+
+def limit_band(waveform_N: Waveform, cutoff_hz: float) -> Waveform:
+    """Take away what lies above `cutoff_hz`, as telephones and cheap microphones do."""
+    sections = scipy.signal.butter(6, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos").astype(np.float32)
+    return scipy.signal.sosfilt(sections, waveform_N).astype(np.float32)
+
+
+def _rms(waveform_N: Waveform) -> float:
+    return float(np.sqrt(np.dot(waveform_N, waveform_N) / max(1, len(waveform_N))))
+
+
+def crop(noise_N: npt.NDArray[np.int16], n_samples: int, draw: np.random.Generator) -> Waveform:
+    """Return `n_samples` of a noise from a random place on, repeated where it is too short."""
+    start = int(draw.integers(max(1, len(noise_N) - n_samples)))
+    return np.resize(noise_N[start : start + n_samples], n_samples).astype(np.float32) / 32768
+
+
+def augment_waveform(
+    waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator
+) -> Waveform:
+    """Draw and apply a speed, surrounding silence, a room, a band limit, a noise and a level, in that order."""
+    waveform_N = change_speed(waveform_N, float(draw.choice(config.speeds)))
+    before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
+    waveform_N = np.pad(waveform_N, (before, after))
+    if len(sounds.rooms) and draw.random() < config.room:
+        waveform_N = add_room(waveform_N, sounds.rooms[draw.integers(len(sounds.rooms))])
+    if draw.random() < config.band_limit:
+        waveform_N = limit_band(waveform_N, draw.uniform(*config.band_hz))
+    if len(sounds.noises) and draw.random() < config.noise:
+        noise_N = crop(sounds.noises[draw.integers(len(sounds.noises))], len(waveform_N), draw)
+        waveform_N = add_noise(waveform_N, noise_N, draw.uniform(*config.snr_db))
+    # A recording is never without any hiss; without it, the pads would be a digital silence of their own kind.
+    hiss_N = draw.standard_normal(len(waveform_N), np.float32)
+    waveform_N = add_noise(waveform_N, hiss_N, draw.uniform(40, 70))
+    peak = max(float(np.abs(waveform_N).max(initial=0.0)), 1e-6)
+    return waveform_N * np.float32(10 ** (draw.uniform(*config.gain_db) / 20) / peak)
+
+
+def mask_mel(mel_TF: Array, config: AugmentConfig, draw: np.random.Generator) -> Array:
+    """Mask stretches of time and of bands with each band's mean (SpecAugment, Park et al. 2019)."""
+    mean_F = mel_TF.mean(axis=0)
+    # torchaudio draws from torch's global generator; workers have one each, seeded here.
+    torch.default_generator.manual_seed(int(draw.integers(2**31)))
+    masked_FT = torch.from_numpy(np.ascontiguousarray((mel_TF - mean_F).T))
+    time_mask = torchaudio.transforms.TimeMasking(max(1, int(config.time_mask_share * len(mel_TF))))
+    band_mask = torchaudio.transforms.FrequencyMasking(config.band_mask_width)
+    for mask, times in ((time_mask, config.time_masks), (band_mask, config.band_masks)):
+        for _ in range(times):
+            masked_FT = mask(masked_FT[None])[0]
+    return np.asarray(masked_FT.numpy().T + mean_F, np.float32)

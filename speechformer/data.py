@@ -1,0 +1,265 @@
+"""From a manifest to batches: rows of JSON lines → waveforms in one file → augmented, bucketed `Batch`es.
+
+What a batch holds depends on the seed, the epoch and its place in the epoch alone, so a run that was cut off
+goes on with the very batch it would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
+from speechformer.augment import AugmentConfig, Sounds, augment_waveform, crop, mask_mel
+from speechformer.errors import ManifestError
+from speechformer.features import FeatureConfig, collate, log_mel, mfcc, normalise
+from speechformer.tokenizer import BOS, EOS, PAD, Tokenizer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the manifests are and how utterances are drawn from them.
+
+    `train` and `dev` are folders of manifests, one a corpus; files whose names begin with `_` are sounds.
+    `weights` says how often an epoch sees each utterance of a corpus (1 where it is not named).
+    """
+
+    train: Path = Path("data/train")
+    dev: Path = Path("data/dev")
+    weights: dict[str, float] = field(default_factory=dict)
+    max_s: float = 16.0
+    batch_s: float = 90.0
+    phrase_share: float = 0.3
+    noise_share: float = 0.02
+    n_workers: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances side by side. `tokens_BL` has begin and end; `tokens_B` counts them without those two."""
+
+    features_BTC: Tensor
+    frames_B: Tensor
+    tokens_BL: Tensor
+    tokens_B: Tensor
+
+    def to(self, device: str) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(part.to(device) for part in vars(self).values()))
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """Read a NeMo-style manifest: JSON lines with `audio_filepath`, and `duration`, `text`, `speaker`, `corpus`.
+
+    Relative audio paths are taken from the manifest's folder. Raises ManifestError, naming the line.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: the manifest cannot be read as text; check the path") from error
+    return [_parse_row(line, f"{path}:{i}", Path(path).parent) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parse_row(line: str, where: str, folder: Path) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ManifestError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line"
+        ) from error
+    if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
+        raise ManifestError(f'{where}: has no "audio_filepath"; write one in every line')
+    return {**row, "audio_filepath": str(folder / row["audio_filepath"])}
+
+
+def write_manifest(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON lines, replacing the file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    unfinished.replace(path)
+
+
+def read_folder(folder: Path, sounds: bool = False) -> dict[str, list[Row]]:
+    """Read every manifest of a folder, by name: those of speech, or those of sounds (`_noise`, `_rir`)."""
+    paths = [path for path in sorted(folder.glob("*.jsonl")) if path.name.startswith("_") == sounds]
+    if not paths and not sounds:
+        raise ManifestError(f"{folder}: holds no manifests; run the recipe's prepare.py first")
+    return {path.stem.removeprefix("_"): read_manifest(path) for path in paths}
+
+
+class WaveformStore:
+    """The audio of many rows in one 16-bit file that is mapped, not read: made once, then instant.
+
+    Indexing gives a row's `waveform_N`.
+    """
+
+    def __init__(self, rows: Sequence[Row], cache: Path) -> None:
+        names = [(row["audio_filepath"], row.get("duration")) for row in rows]
+        key = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+        path, index = cache / f"{key}.pcm", cache / f"{key}.npy"
+        if not index.exists():
+            self._build(rows, path, index)
+        self.offsets: npt.NDArray[np.int64] = np.load(index)
+        self.samples: npt.NDArray[np.int16] = np.memmap(path, np.int16, "r") if self.offsets[-1] else np.zeros(0, np.int16)
+
+    @staticmethod
+    def _build(rows: Sequence[Row], path: Path, index: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        offsets = [0]
+        with path.open("wb") as file:
+            for row in rows:
+                waveform_N = load_audio(row["audio_filepath"])
+                file.write((waveform_N * 32767).clip(-32768, 32767).astype(np.int16).tobytes())
+                offsets.append(offsets[-1] + len(waveform_N))
+        unfinished = index.with_suffix(".unfinished.npy")
+        np.save(unfinished, np.array(offsets))
+        unfinished.replace(index)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> Waveform:
+        if i >= len(self):
+            raise IndexError(i)
+        return self.samples[self.offsets[i] : self.offsets[i + 1]].astype(np.float32) / 32768
+
+    def views(self) -> list[npt.NDArray[np.int16]]:
+        """Return every row's samples as they lie in the file: nothing is read before it is used."""
+        return [self.samples[start:end] for start, end in itertools.pairwise(self.offsets)]
+
+    def seconds(self, i: int) -> float:
+        """Length of a row's audio."""
+        return float(self.offsets[i + 1] - self.offsets[i]) / SAMPLE_RATE_HZ
+
+
+Item = tuple[int, ...]  # rows said one after the other; none: noise alone
+
+
+class TrainingSet(Dataset[Batch]):
+    """Batches by (epoch, number): `plan` lists an epoch's batches, `[epoch, number]` makes one."""
+
+    def __init__(
+        self, config: DataConfig, augment: AugmentConfig, features: FeatureConfig, tokenizer: Tokenizer, seed: int
+    ) -> None:
+        self.config, self.augment, self.features, self.tokenizer = config, augment, features, tokenizer
+        self.seed = seed
+        cache = config.train / ".cache"
+        rows = [row for part in read_folder(config.train).values() for row in part]
+        self.rows = [row for row in rows if row["duration"] <= config.max_s]
+        self.store = WaveformStore(self.rows, cache)
+        sounds = read_folder(config.train, sounds=True)
+        noises = WaveformStore(sounds.get("noise", []), cache).views()
+        self.sounds = Sounds(noises, list(WaveformStore(sounds.get("rir", []), cache)))
+        self.tokens = [tokenizer.encode(row["text"]) for row in self.rows]
+        self.plans: dict[int, list[list[Item]]] = {}
+
+    def plan(self, epoch: int) -> list[list[Item]]:
+        """Draw an epoch: which utterances, which of them in one phrase, bucketed by length into batches."""
+        if epoch not in self.plans:
+            draw = np.random.default_rng((self.seed, epoch))
+            weights = [self.config.weights.get(row.get("corpus", ""), 1.0) for row in self.rows]
+            counts = np.floor(np.array(weights) + draw.random(len(weights))).astype(int)
+            rows = draw.permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
+            items = self._phrases(rows, draw)
+            items += [() for _ in range(int(self.config.noise_share * len(items)))]
+            self.plans = {epoch: self._bucket(items, draw)}
+        return self.plans[epoch]
+
+    def _phrases(self, rows: list[int], draw: np.random.Generator) -> list[Item]:
+        # Single words outnumber sentences; some are strung into phrases of two to five.
+        items: list[Item] = []
+        phrase: list[int] = []
+        wanted = 0
+        for row in rows:
+            if self.store.seconds(row) < 2.0 and (phrase or draw.random() < self.config.phrase_share):
+                wanted = wanted if phrase else int(draw.integers(2, 6))
+                phrase.append(row)
+                if len(phrase) == wanted:
+                    items.append(tuple(phrase))
+                    phrase = []
+            else:
+                items.append((row,))
+        return items + [(row,) for row in phrase]
+
+    def _seconds(self, item: Item) -> float:
+        return sum(map(self.store.seconds, item)) + 0.3 * len(item) if item else 2.0
+
+    def _bucket(self, items: list[Item], draw: np.random.Generator) -> list[list[Item]]:
+        seconds = np.array([self._seconds(item) for item in items])
+        order = np.argsort(seconds * draw.uniform(0.9, 1.1, len(items)))
+        batches: list[list[Item]] = [[]]
+        longest = 0.0
+        for i in order:
+            longest = max(longest, seconds[i])
+            if batches[-1] and longest * (len(batches[-1]) + 1) > self.config.batch_s:
+                batches.append([])
+                longest = seconds[i]
+            batches[-1].append(items[i])
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, number = key
+        items = self.plan(epoch)[number]
+        draws = [np.random.default_rng((self.seed, epoch, number, i)) for i in range(len(items))]
+        features = [self._features(item, draw) for item, draw in zip(items, draws, strict=True)]
+        tokens = [[token for row in item for token in self.tokens[row]] for item in items]
+        return make_batch(features, tokens)
+
+    def _features(self, item: Item, draw: np.random.Generator) -> npt.NDArray[np.float32]:
+        waveform_N = augment_waveform(
+            self._phrase(item, draw) if item else self._noise(draw), self.augment, self.sounds, draw
+        )
+        mel_TF = mask_mel(log_mel(waveform_N, self.features), self.augment, draw)
+        return normalise(mfcc(mel_TF, self.features), self.features)
+
+    def _phrase(self, item: Item, draw: np.random.Generator) -> Waveform:
+        if len(item) == 1:
+            return self.store[item[0]]
+        parts = []
+        for row in item:
+            waveform_N = self.store[row]
+            # Speakers of one phrase are brought to one level, with a pause of up to 0.3 s between words.
+            level = float(np.sqrt(np.mean(np.square(waveform_N)))) + 1e-6
+            parts += [waveform_N * np.float32(0.05 / level), np.zeros(int(draw.uniform(0, 4800)), np.float32)]
+        return np.concatenate(parts[:-1])
+
+    def _noise(self, draw: np.random.Generator) -> Waveform:
+        n_samples = int(draw.uniform(0.5, 4.0) * SAMPLE_RATE_HZ)
+        if not self.sounds.noises or draw.random() < 0.2:
+            return np.zeros(n_samples, np.float32)
+        return crop(self.sounds.noises[draw.integers(len(self.sounds.noises))], n_samples, draw)
+
+    def loader(self, epoch: int, start: int = 0, rank: int = 0, size: int = 1) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on, every `size`-th, made ahead by worker processes."""
+        end = len(self.plan(epoch)) // size * size
+        keys = [(epoch, number) for number in range(start + rank, end, size)]
+        n_workers = self.config.n_workers
+        loader: DataLoader[Batch] = DataLoader(
+            self, batch_size=None, sampler=keys, num_workers=n_workers,
+            prefetch_factor=8 if n_workers else None,
+        )  # fmt: skip
+        return iter(loader)
+
+
+def make_batch(features: Sequence[npt.NDArray[np.float32]], tokens: Sequence[Sequence[int]]) -> Batch:
+    """Pad utterances and their token ids into a batch."""
+    features_BTC, frames_B = collate(features)
+    tokens_B = torch.tensor([len(ids) for ids in tokens])
+    tokens_BL = torch.full((len(tokens), int(tokens_B.max()) + 2), PAD)
+    for row_L, ids in zip(tokens_BL, tokens, strict=True):
+        row_L[: len(ids) + 2] = torch.tensor([BOS, *ids, EOS])
+    return Batch(features_BTC, frames_B, tokens_BL, tokens_B)

@@ -1,0 +1,107 @@
+"""From `waveform_N` to the frames that enter the encoder: mel spectrogram in decibels, then its DCT (MFCC).
+
+Frame t covers the 25 ms window in the middle of samples 160·t … 160·t + 511, so the features of a prefix are
+a prefix of the features. Nothing here looks at the whole clip (librosa's `top_db` would) but `normalise`,
+which takes away what a microphone's gain and tone add.
+
+Suffixes: N samples, T 10 ms frames, F mel bands, C cepstral coefficients, B utterances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import librosa
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform
+from speechformer.errors import ConfigError
+
+FRAMES_PER_S = 100
+HOP = SAMPLE_RATE_HZ // FRAMES_PER_S
+WINDOW = SAMPLE_RATE_HZ // 40
+N_FFT = 512
+FLOOR = 1e-10  # power under which there is nothing to hear: −100 dB
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Size of the frames, and what is taken away from them.
+
+    `normalise`: "utterance" gives every coefficient zero mean and unit variance over the utterance;
+    "mean" takes the utterance's mean away and divides by `scale_C` of the training set;
+    "global" uses `mean_C` and `scale_C` of the training set alone.
+    """
+
+    n_mels: int = 80
+    n_mfcc: int = 40
+    normalise: Literal["utterance", "mean", "global"] = "utterance"
+    mean_C: tuple[float, ...] = ()
+    scale_C: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.n_mfcc > self.n_mels:
+            raise ConfigError(f"features.n_mfcc = {self.n_mfcc} is more than features.n_mels = {self.n_mels}")
+
+
+@cache
+def _mel_filters_FS(n_mels: int) -> Array:
+    filters: Array = librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=N_FFT, n_mels=n_mels)
+    return filters
+
+
+def n_frames(n_samples: int) -> int:
+    """How many frames so many samples give: none for under 32 ms."""
+    return max(0, 1 + (n_samples - N_FFT) // HOP)
+
+
+def log_mel(waveform_N: Waveform, config: FeatureConfig) -> Array:
+    """Return `mel_TF`, the power in every mel band in decibels, −100 for silence."""
+    if len(waveform_N) < N_FFT:
+        return np.zeros((0, config.n_mels), np.float32)
+    spectrum_ST = librosa.stft(waveform_N, n_fft=N_FFT, hop_length=HOP, win_length=WINDOW, center=False)
+    power_ST = spectrum_ST.real**2 + spectrum_ST.imag**2
+    mel_FT = _mel_filters_FS(config.n_mels) @ power_ST
+    mel_TF: Array = librosa.power_to_db(mel_FT, amin=FLOOR, top_db=None).T
+    return mel_TF
+
+
+def mfcc(mel_TF: Array, config: FeatureConfig) -> Array:
+    """Return `features_TC`, the first cepstral coefficients of `mel_TF` (orthonormal DCT-II)."""
+    features_TC: Array = librosa.feature.mfcc(S=mel_TF.T, n_mfcc=config.n_mfcc).T
+    return features_TC
+
+
+def normalise(features_TC: Array, config: FeatureConfig) -> Array:
+    """Take gain and channel away (see FeatureConfig); constant coefficients become zero, not NaN."""
+    if not len(features_TC):
+        return features_TC
+    mean_C: Array = np.asarray(config.mean_C, np.float32)
+    scale_C: Array = np.asarray(config.scale_C, np.float32)
+    if config.normalise != "global":
+        mean_C = features_TC.mean(axis=0)
+    if config.normalise == "utterance":
+        scale_C = features_TC.std(axis=0)
+    return (features_TC - mean_C) / (scale_C + 1e-2)
+
+
+def extract(waveform_N: Waveform, config: FeatureConfig) -> Array:
+    """Return the normalised `features_TC` of an utterance, ready for the encoder."""
+    return normalise(mfcc(log_mel(waveform_N, config), config), config)
+
+
+def collate(features: Sequence[Array]) -> tuple[Tensor, Tensor]:
+    """Lay utterances side by side: `features_BTC`, zero beyond each end, and `frames_B`."""
+    frames_B = torch.tensor([len(features_TC) for features_TC in features])
+    features_BTC = torch.zeros(len(features), int(frames_B.max()), features[0].shape[1])
+    for row_TC, features_TC in zip(features_BTC, features, strict=True):
+        row_TC[: len(features_TC)] = torch.from_numpy(np.ascontiguousarray(features_TC))
+    return features_BTC, frames_B

@@ -1,0 +1,161 @@
+"""Speak text with the free synthesisers espeak-ng, flite and festival: training speech without people.
+
+`random_voice` draws a voice; `synthesise` speaks a list of requests, and writes each file atomically,
+so a list that was cut short can be given again.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from speechformer.audio import load_audio, write_wav
+from speechformer.errors import AudioError, SynthesisError
+
+DEBIAN_PACKAGES = {
+    "espeak": "espeak-ng",
+    "flite": "flite",
+    "festival": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
+}
+PROGRAMS = {"espeak": "espeak-ng", "flite": "flite", "festival": "festival"}
+FLITE_VOICES = ("kal16", "awb", "rms", "slt")
+FESTIVAL_VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
+ESPEAK_ACCENTS = (
+    "en-us", "en-us", "en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
+    "en-029", "en-us-nyc",
+)  # fmt: skip
+# Robots and whispers that people cannot follow teach nothing about people.
+ESPEAK_UNFIT = ("robo", "Robot", "Demonic", "croak", "whisper", "fast", "Tweaky", "anxious", "klatt5", "Storm")
+MAX_S = 30.0
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One way of speaking: `speed` and `pitch` are factors of the voice's own, 1 leaves it alone."""
+
+    engine: str
+    name: str
+    speed: float = 1.0
+    pitch: float = 1.0
+
+    @property
+    def speaker(self) -> str:
+        """Name of the voice, the same for every speed and pitch."""
+        return f"{self.engine}_{self.name}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to be spoken by a voice into a file."""
+
+    text: str
+    voice: Voice
+    path: Path
+
+
+def require(engines: Iterable[str]) -> None:
+    """Raise SynthesisError that names the Debian packages of the engines that are not installed."""
+    missing = [engine for engine in engines if shutil.which(PROGRAMS[engine]) is None]
+    if missing:
+        packages = " ".join(DEBIAN_PACKAGES[engine] for engine in missing)
+        raise SynthesisError(
+            f"{', '.join(missing)} cannot be found, so no speech can be synthesised; "
+            f"install it with: apt-get install {packages}"
+        )
+
+
+@cache
+def espeak_variants() -> tuple[str, ...]:
+    """Names of the espeak-ng voice variants that are installed and sound like people."""
+    listing = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True)
+    files = (line.split()[4] for line in listing.stdout.splitlines()[1:] if "!v/" in line)
+    names = sorted(file.removeprefix("!v/") for file in files)
+    return tuple(name for name in names if not any(unfit in name for unfit in ESPEAK_UNFIT))
+
+
+def random_voice(engine: str, draw: random.Random) -> Voice:
+    """Draw a voice of `engine` with its speed and pitch."""
+    speed = draw.uniform(0.75, 1.3)
+    if engine == "espeak":
+        return Voice(engine, f"{draw.choice(ESPEAK_ACCENTS)}+{draw.choice(espeak_variants())}",
+                     speed, draw.uniform(0.5, 1.6))  # fmt: skip
+    if engine == "flite":
+        return Voice(engine, draw.choice(FLITE_VOICES), speed, draw.uniform(0.8, 1.3))
+    return Voice(engine, draw.choice(FESTIVAL_VOICES), speed)
+
+
+def synthesise(requests: Iterable[Request]) -> Iterator[Request]:
+    """Speak every request whose file does not exist yet; yield each as its file stands complete.
+
+    Requests that the engine cannot speak (it crashes, or the sound is empty or endless) are left out.
+    """
+    pending: dict[str, list[Request]] = {"festival": []}
+    for request in requests:
+        if request.path.exists():
+            yield request
+        elif request.voice.engine == "festival":
+            pending["festival"].append(request)
+        elif _speak_one(request):
+            yield request
+    yield from _speak_festival(pending["festival"])
+
+
+def _speak_one(request: Request) -> bool:
+    commands: dict[str, Callable[[Request, Path], list[str]]] = {"espeak": _espeak, "flite": _flite}
+    with tempfile.TemporaryDirectory() as folder:
+        wav = Path(folder) / "speech.wav"
+        done = subprocess.run(commands[request.voice.engine](request, wav), capture_output=True, timeout=60)
+        return done.returncode == 0 and _keep(wav, request.path)
+
+
+def _espeak(request: Request, wav: Path) -> list[str]:
+    voice = request.voice
+    return ["espeak-ng", "-v", voice.name, "-s", str(round(160 * voice.speed)),
+            "-p", str(round(min(99, 50 * voice.pitch))), "-w", str(wav), "--", request.text]  # fmt: skip
+
+
+def _flite(request: Request, wav: Path) -> list[str]:
+    voice = request.voice
+    hertz = {"slt": 170.0}.get(voice.name, 105.0) * voice.pitch
+    return ["flite", "-voice", voice.name, "--setf", f"duration_stretch={1 / voice.speed:.3f}",
+            "--setf", f"int_f0_target_mean={hertz:.1f}", "-t", request.text, "-o", str(wav)]  # fmt: skip
+
+
+def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Request]:
+    # Festival needs a second to start, so one process speaks many texts.
+    for start in range(0, len(requests), chunk):
+        part = requests[start : start + chunk]
+        with tempfile.TemporaryDirectory() as folder:
+            wavs = [Path(folder) / f"{i}.wav" for i in range(len(part))]
+            script = Path(folder) / "speak.scm"
+            script.write_text("\n".join(map(_festival_line, part, wavs)), encoding="utf-8")
+            subprocess.run(["festival", "--batch", str(script)], capture_output=True, timeout=600)
+            yield from (request for request, wav in zip(part, wavs, strict=True) if _keep(wav, request.path))
+
+
+def _festival_line(request: Request, wav: Path) -> str:
+    text = request.text.replace("\\", " ").replace('"', " ")
+    return (
+        f"(voice_{request.voice.name}) (Parameter.set 'Duration_Stretch {1 / request.voice.speed:.3f}) "
+        f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{wav}" \'riff)'
+    )
+
+
+def _keep(wav: Path, path: Path) -> bool:
+    try:
+        waveform_N = load_audio(wav)
+    except AudioError:
+        return False
+    if not 0.1 < len(waveform_N) / 16_000 < MAX_S or abs(waveform_N).max() < 1e-3:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".tmp{path.suffix}")
+    write_wav(unfinished, waveform_N)
+    unfinished.replace(path)
+    return True

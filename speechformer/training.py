@@ -1,0 +1,395 @@
+"""Train a model: settings, data, model, optimiser, loop. One piece of code for every recipe.
+
+A run is a folder: `config.yaml` (every setting), `metrics.jsonl` and `tensorboard/` (what happened), `state.pt`
+(to go on exactly where it stopped), `best/` (the best checkpoints on real dev speech) and `model/` (the outcome).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.tensorboard import SummaryWriter
+
+from speechformer.augment import AugmentConfig
+from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from speechformer.config import write_yaml
+from speechformer.data import Batch, DataConfig, Row, TrainingSet, WaveformStore, read_folder
+from speechformer.decoding import DecodingConfig, ctc_greedy, search
+from speechformer.errors import TrainingError
+from speechformer.features import FeatureConfig, collate, extract, log_mel, mfcc
+from speechformer.metrics import score
+from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.tokenizer import PAD, Tokenizer
+from speechformer.world import World
+
+SYNTHETIC = "synthetic"
+MAX_BAD_STEPS = 20
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, how fast, and what is learnt when. Counts are of optimiser steps.
+
+    The learning rate climbs for `warmup_steps`, stays, and falls linearly to zero over the last `decay_steps`.
+    The CTC head learns alone for `ctc_only_steps`; then the decoder joins, and the CTC share of the loss falls
+    from 1 to `ctc_weight` over `join_steps`.
+    """
+
+    n_steps: int = 10_000
+    lr: float = 1e-3
+    warmup_steps: int = 500
+    decay_steps: int = 3_000
+    ctc_only_steps: int = 2_000
+    join_steps: int = 1_000
+    ctc_weight: float = 0.3
+    label_smoothing: float = 0.1
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on."""
+
+    tokenizer: Path = Path("data/tokenizer.model")
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    seed: int = 1
+    device: str = "cpu"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    evaluate_every: int = 1_000
+    save_every: int = 250
+    log_every: int = 50
+    keep_best: int = 5
+    max_dev_utterances: int = 300
+
+
+def learning_rate(step: int, schedule: ScheduleConfig) -> float:
+    """Return the learning rate of a step: up, level, down (Zhai et al. 2022, section 3.5)."""
+    up = (step + 1) / max(1, schedule.warmup_steps)
+    down = (schedule.n_steps - step) / max(1, schedule.decay_steps)
+    return schedule.lr * max(0.0, min(1.0, up, down))
+
+
+def ctc_share(step: int, schedule: ScheduleConfig) -> float:
+    """Return the weight of the CTC loss at a step; the decoder's loss has the rest."""
+    joined = (step - schedule.ctc_only_steps) / max(1, schedule.join_steps)
+    return 1.0 - (1.0 - schedule.ctc_weight) * min(1.0, max(0.0, joined))
+
+
+def joint_loss(
+    model: SpeechTransformer, batch: Batch, ctc_weight: float, label_smoothing: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the weighted CTC and attention loss (Watanabe et al. 2017, equation 8) and both parts.
+
+    The CTC part is per token; an utterance too short for its text counts as zero. At `ctc_weight` 1 the
+    decoder does not run.
+    """
+    memory_BMD, mask_BM = model.encode(batch.features_BTC, batch.frames_B)
+    log_probs_MBV = model.ctc_logits(memory_BMD).float().log_softmax(-1).transpose(0, 1)
+    targets_BL = batch.tokens_BL[:, 1:-1]
+    ctc = functional.ctc_loss(
+        log_probs_MBV, targets_BL, mask_BM.sum(1), batch.tokens_B, blank=PAD, zero_infinity=True
+    )
+    if ctc_weight == 1.0:
+        return ctc, {"ctc": float(ctc.detach())}
+    logits_BLV, _ = model.decode(batch.tokens_BL[:, :-1], model.start_decoding(memory_BMD, mask_BM))
+    attention = functional.cross_entropy(
+        logits_BLV.float().flatten(0, 1),
+        batch.tokens_BL[:, 1:].flatten(),
+        ignore_index=PAD,
+        label_smoothing=label_smoothing,
+    )
+    parts = {"ctc": float(ctc.detach()), "attention": float(attention.detach())}
+    return ctc_weight * ctc + (1 - ctc_weight) * attention, parts
+
+
+class DevSet:
+    """Real dev speech, its features made once; synthetic speech is scored too and never chosen by."""
+
+    def __init__(self, folder: Path, features: FeatureConfig, max_utterances: int) -> None:
+        self.corpora: dict[str, tuple[list[np.ndarray[Any, Any]], list[str]]] = {}
+        for name, rows in read_folder(folder).items():
+            rows = _spread(rows, max_utterances)
+            store = WaveformStore(rows, folder / ".cache")
+            rows_and_features = [(row["text"], extract(store[i], features)) for i, row in enumerate(rows)]
+            rows_and_features.sort(key=lambda pair: len(pair[1]))
+            self.corpora[name] = [pair[1] for pair in rows_and_features], [pair[0] for pair in rows_and_features]
+
+    def evaluate(self, checkpoint: Checkpoint, ctc_only: bool, world: World) -> dict[str, float]:
+        """Return the greedy word error rate of every corpus, and "real": the mean over the real ones."""
+        batches = [
+            (name, start) for name, (features, _) in self.corpora.items() for start in range(0, len(features), 32)
+        ]
+        heard = {}
+        for name, start in batches[world.rank :: world.size]:
+            features = self.corpora[name][0][start : start + 32]
+            heard[name, start] = transcribe_batch(checkpoint, features, ctc_only, world.device)
+        heard = {key: texts for part in world.gather(heard) for key, texts in part.items()}
+        rates = {}
+        for name, (_, texts) in self.corpora.items():
+            hypotheses = [text for corpus, start in batches if corpus == name for text in heard[corpus, start]]
+            rates[name] = score(texts, hypotheses).wer
+        real = [min(1.0, rate) for name, rate in rates.items() if name != SYNTHETIC] or list(rates.values())
+        return {**rates, "real": float(np.mean(real))}
+
+
+def _spread(rows: list[Row], n: int) -> list[Row]:
+    """Take `n` rows evenly from all of them."""
+    return [rows[i * len(rows) // n] for i in range(n)] if len(rows) > n else rows
+
+
+@torch.inference_mode()
+def transcribe_batch(
+    checkpoint: Checkpoint, features: Sequence[np.ndarray[Any, Any]], ctc_only: bool, device: str
+) -> list[str]:
+    """Return greedy texts of utterances' features."""
+    model = checkpoint.model
+    features_BTC, frames_B = collate(features)
+    memory_BMD, mask_BM = model.encode(features_BTC.to(device), frames_B.to(device))
+    if ctc_only:
+        return [checkpoint.tokenizer.decode(ids) for ids in ctc_greedy(model.ctc_logits(memory_BMD), mask_BM)]
+    found = search(model, memory_BMD, mask_BM, DecodingConfig(beam=1))
+    return [checkpoint.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]
+
+
+def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> FeatureConfig:
+    """Return the feature settings with mean and scale of the training set filled in, where they are used."""
+    config = training_set.features
+    if config.normalise == "utterance" or config.scale_C:
+        return config
+    draw = np.random.default_rng(training_set.seed)
+    frames = [
+        mfcc(log_mel(training_set.store[int(i)], config), config)
+        for i in draw.integers(len(training_set.store), size=n_utterances)
+    ]
+    if config.normalise == "mean":
+        frames = [features_TC - features_TC.mean(axis=0) for features_TC in frames if len(features_TC)]
+    frames_NC = np.concatenate(frames)
+    mean_C, scale_C = frames_NC.mean(axis=0), frames_NC.std(axis=0)
+    return replace(config, mean_C=tuple(map(float, mean_C)), scale_C=tuple(map(float, scale_C)))
+
+
+class Trainer:
+    """A run: what it has learnt, where it is, and where it writes."""
+
+    def __init__(self, config: TrainConfig, run: Path) -> None:
+        self.run = run
+        run.mkdir(parents=True, exist_ok=True)
+        self.world = World(config.device)
+        torch.manual_seed(config.seed)
+        tokenizer = Tokenizer.load(config.tokenizer)
+        self.training_set = TrainingSet(config.data, config.augment, config.features, tokenizer, config.seed)
+        features = self.training_set.features = measure_features(self.training_set)
+        model_config = replace(config.model, vocab_size=len(tokenizer), n_features=features.n_mfcc)
+        self.config = replace(config, features=features, model=model_config)
+        self.dev = DevSet(config.data.dev, features, config.max_dev_utterances)
+        self.checkpoint = Checkpoint(SpeechTransformer(model_config).to(self.world.device), features, tokenizer)
+        self.optimiser = make_optimiser(self.checkpoint.model, config.schedule)
+        self.step = self.epoch = self.number = self.bad_steps = 0
+        self.best: list[tuple[float, int]] = []
+        torch.manual_seed(config.seed + self.world.rank)  # the processes' weights are one, their dropout is not
+        if self.world.leads:
+            write_yaml(self.config, run / "config.yaml")
+        if (run / "state.pt").exists():
+            self.resume()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches from where the run is, epoch after epoch."""
+        while True:
+            for batch in self.training_set.loader(self.epoch, self.number, self.world.rank, self.world.size):
+                self.number += self.world.size
+                yield batch
+            self.epoch, self.number = self.epoch + 1, 0
+
+    def train(self) -> Path:
+        """Run to the last step and return the model's folder. Interrupted, it saves what it has first."""
+        schedule, batches = self.config.schedule, self.batches()
+        columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                   TextColumn("{task.fields[status]}"))  # fmt: skip
+        log = _Log(self.run, self.step, self.world)
+        with Progress(*columns, disable=not self.world.leads) as progress:
+            task = progress.add_task("train", total=schedule.n_steps, completed=self.step, status="")
+            try:
+                while self.step < schedule.n_steps:
+                    batch = next(batches).to(self.world.device)
+                    log.count(batch, self.update(batch))
+                    self._after_step(log)
+                    progress.update(task, completed=self.step, status=log.status)
+            except KeyboardInterrupt:
+                if self.world.size == 1:
+                    self.save()
+                raise
+        self.save()
+        self.evaluate(log)
+        return self.finish(log)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Take one optimiser step and return the losses; a step that is not a number is skipped."""
+        model, schedule = self.checkpoint.model.train(), self.config.schedule
+        rate = learning_rate(self.step, schedule)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss, parts = joint_loss(model, batch, ctc_share(self.step, schedule), schedule.label_smoothing)
+        loss.backward()
+        self.world.average(weight.grad for weight in model.parameters())
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))
+        self.step += 1
+        if not math.isfinite(norm):
+            self.bad_steps += 1
+            if self.bad_steps >= MAX_BAD_STEPS:
+                raise TrainingError(
+                    f"{self.run}: {MAX_BAD_STEPS} steps in a row had no finite gradient; lower schedule.lr and resume"
+                )
+            return {"skipped": 1.0}
+        self.bad_steps = 0
+        self.optimiser.step()
+        return {**parts, "loss": float(loss.detach()), "gradient": norm, "lr": rate}
+
+    def _after_step(self, log: _Log) -> None:
+        if self.step % self.config.log_every == 0:
+            log.write(self.step)
+        if self.step % self.config.evaluate_every == 0 and self.step < self.config.schedule.n_steps:
+            self.evaluate(log)
+        if self.step % self.config.save_every == 0:
+            self.save()
+
+    def evaluate(self, log: _Log) -> None:
+        """Score dev speech; keep the checkpoint if it is among the best on the real part."""
+        ctc_only = ctc_share(self.step - 1, self.config.schedule) == 1.0
+        rates = self._rates(self.checkpoint, ctc_only)
+        log.evaluated(self.step, rates)
+        self.best = sorted([*self.best, (rates["real"], self.step)])[: self.config.keep_best]
+        if not self.world.leads:
+            return
+        if (rates["real"], self.step) in self.best:
+            save_checkpoint(self.run / "best" / f"{self.step:07}", self.checkpoint)
+        for folder in (self.run / "best").glob("*"):
+            if int(folder.name) not in [step for _, step in self.best]:
+                for part in folder.iterdir():
+                    part.unlink()
+                folder.rmdir()
+
+    def _rates(self, checkpoint: Checkpoint, ctc_only: bool) -> dict[str, float]:
+        checkpoint.model.eval()
+        return self.dev.evaluate(checkpoint, ctc_only, self.world)
+
+    def finish(self, log: _Log) -> Path:
+        """Average the best checkpoints; write the average or the best one, whichever real dev speech prefers."""
+        folders = [self.run / "best" / f"{step:07}" for _, step in self.best]
+        self.world.gather(None)  # the leader's files stand
+        average = load_checkpoint(folders[0], self.world.device)
+        average.model.load_state_dict(average_weights(folders))
+        rates = self._rates(average, ctc_share(self.step - 1, self.config.schedule) == 1.0)
+        log.evaluated(self.step, rates, f"average of {len(folders)}")
+        chosen = average if rates["real"] <= self.best[0][0] else load_checkpoint(folders[0])
+        if self.world.leads:
+            save_checkpoint(self.run / "model", chosen)
+        return self.run / "model"
+
+    def save(self) -> None:
+        """Write all that is needed to go on exactly, atomically."""
+        random = self.world.gather(torch.get_rng_state())
+        if not self.world.leads:
+            return
+        state = {
+            "model": self.checkpoint.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": random,
+            "place": [self.step, self.epoch, self.number, self.bad_steps],
+            "best": self.best,
+        }
+        unfinished = self.run / ".state.unfinished"
+        torch.save(state, unfinished)
+        unfinished.replace(self.run / "state.pt")
+
+    def resume(self) -> None:
+        """Take up the state that `save` wrote."""
+        path = self.run / "state.pt"
+        try:
+            state = torch.load(path, map_location=self.world.device, weights_only=True)
+            self.checkpoint.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+            raise TrainingError(
+                f"{path}: the run cannot be resumed with these settings; restore them or use a new folder"
+            ) from error
+        torch.set_rng_state(state["random"][min(self.world.rank, len(state["random"]) - 1)].cpu())
+        self.step, self.epoch, self.number, self.bad_steps = state["place"]
+        self.best = [(float(rate), int(step)) for rate, step in state["best"]]
+
+
+def make_optimiser(model: SpeechTransformer, schedule: ScheduleConfig) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov and Hutter 2019); biases, norms and embeddings are not decayed."""
+    decayed = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "embedding" not in name]
+    others = [weight for name, weight in model.named_parameters() if weight.ndim <= 1 or "embedding" in name]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), fused=True)
+
+
+def average_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
+    """Return the mean of checkpoints' weights."""
+    states = [load_file(folder / "model.safetensors") for folder in folders]
+    return {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
+
+
+class _Log:
+    """Writes what happens to `metrics.jsonl` and TensorBoard, and keeps the progress bar's words."""
+
+    def __init__(self, run: Path, step: int, world: World) -> None:
+        self.path, self.world = run / "metrics.jsonl", world
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step or None) if world.leads else None
+        self.sums: dict[str, list[float]] = {}
+        self.utterances, self.seconds, self.since = 0, 0.0, time.monotonic()
+        self.status = self.dev = ""
+
+    def count(self, batch: Batch, parts: dict[str, float]) -> None:
+        for key, value in parts.items():
+            self.sums.setdefault(key, []).append(value)
+        self.utterances += self.world.size * len(batch.frames_B)
+        self.seconds += self.world.size * float(batch.frames_B.sum()) / 100
+
+    def write(self, step: int) -> None:
+        elapsed = time.monotonic() - self.since
+        means = {key: float(np.mean(values)) for key, values in self.sums.items()}
+        means |= {"utterances_per_s": self.utterances / elapsed, "audio_s_per_s": self.seconds / elapsed}
+        self._record(step, "train", means)
+        self.status = f"loss {means.get('loss', math.nan):.3f} · {means['utterances_per_s']:.0f} utterances/s{self.dev}"
+        self.sums, self.utterances, self.seconds, self.since = {}, 0, 0.0, time.monotonic()
+
+    def evaluated(self, step: int, rates: dict[str, float], what: str = "checkpoint") -> None:
+        self._record(step, "dev", rates, what)
+        self.dev = f" · dev WER {100 * rates['real']:.1f} %"
+        self.since = time.monotonic()
+
+    def _record(self, step: int, kind: str, values: dict[str, float], what: str = "") -> None:
+        if self.board is None:
+            return
+        row = {"step": step, "kind": kind, "time": round(time.time(), 1), **({"what": what} if what else {}), **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(f"{kind}/{key}", value, step)
+        self.board.flush()
+
+
+def train(config: TrainConfig, run: Path) -> Path:
+    """Train in the folder `run`, or go on there, and return the folder of the finished model."""
+    return Trainer(config, run).train()
