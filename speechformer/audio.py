@@ -88,7 +88,8 @@ def _to_float(samples: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.flo
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(samples.dtype, np.signedinteger):
-        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+        full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        return (samples.astype(np.float64) / full_scale).astype(np.float32)
     raise AudioError(f"{name}: samples of type {samples.dtype}; give floats or signed integers")
 
 

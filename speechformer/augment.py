@@ -65,7 +65,7 @@ def add_room(waveform_N: Waveform, response_N: Waveform) -> Waveform:
     """Convolve with an impulse response; length, level and onset stay."""
     onset = int(np.abs(response_N).argmax())
     wet_N = scipy.signal.oaconvolve(waveform_N, response_N[onset:])[: len(waveform_N)]
-    return (wet_N * (_rms(waveform_N) / max(_rms(wet_N), 1e-8))).astype(np.float32)
+    return np.asarray(wet_N * (_rms(waveform_N) / max(_rms(wet_N), 1e-8)), np.float32)
 
 
 def add_noise(waveform_N: Waveform, noise_N: Waveform, snr_db: float) -> Waveform:
@@ -77,7 +77,7 @@ def add_noise(waveform_N: Waveform, noise_N: Waveform, snr_db: float) -> Wavefor
 def limit_band(waveform_N: Waveform, cutoff_hz: float) -> Waveform:
     """Take away what lies above `cutoff_hz`, as telephones and cheap microphones do."""
     sections = scipy.signal.butter(6, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos").astype(np.float32)
-    return scipy.signal.sosfilt(sections, waveform_N).astype(np.float32)
+    return np.asarray(scipy.signal.sosfilt(sections, waveform_N), np.float32)
 
 
 def _rms(waveform_N: Waveform) -> float:
@@ -87,7 +87,7 @@ def _rms(waveform_N: Waveform) -> float:
 def crop(noise_N: npt.NDArray[np.int16], n_samples: int, draw: np.random.Generator) -> Waveform:
     """Return `n_samples` of a noise from a random place on, repeated where it is too short."""
     start = int(draw.integers(max(1, len(noise_N) - n_samples)))
-    return np.resize(noise_N[start : start + n_samples], n_samples).astype(np.float32) / 32768
+    return np.resize(noise_N[start : start + n_samples], n_samples).astype(np.float32) / np.float32(32768)
 
 
 def augment_waveform(
@@ -98,11 +98,11 @@ def augment_waveform(
     before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
     waveform_N = np.pad(waveform_N, (before, after))
     if len(sounds.rooms) and draw.random() < config.room:
-        waveform_N = add_room(waveform_N, sounds.rooms[draw.integers(len(sounds.rooms))])
+        waveform_N = add_room(waveform_N, sounds.rooms[int(draw.integers(len(sounds.rooms)))])
     if draw.random() < config.band_limit:
         waveform_N = limit_band(waveform_N, draw.uniform(*config.band_hz))
     if len(sounds.noises) and draw.random() < config.noise:
-        noise_N = crop(sounds.noises[draw.integers(len(sounds.noises))], len(waveform_N), draw)
+        noise_N = crop(sounds.noises[int(draw.integers(len(sounds.noises)))], len(waveform_N), draw)
         waveform_N = add_noise(waveform_N, noise_N, draw.uniform(*config.snr_db))
     # A recording is never without any hiss; without it, the pads would be a digital silence of their own kind.
     hiss_N = draw.standard_normal(len(waveform_N), np.float32)

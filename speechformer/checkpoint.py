@@ -50,7 +50,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, half: bool = False) ->
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in checkpoint.model.state_dict().items()}
-    config = {"format": FORMAT, "model": to_dict(checkpoint.model.config), "features": to_dict(checkpoint.features)}
+    config = {
+        "format": FORMAT,
+        "model": to_dict(checkpoint.model.config),
+        "features": to_dict(checkpoint.features),
+    }
     _replace(folder / "model.safetensors", lambda path: save_file(state, path))
     _replace(folder / "tokenizer.model", checkpoint.tokenizer.save)
     _replace(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))

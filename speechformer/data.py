@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,32 +115,38 @@ class WaveformStore:
         if not index.exists():
             self._build(rows, path, index)
         self.offsets: npt.NDArray[np.int64] = np.load(index)
-        self.samples: npt.NDArray[np.int16] = np.memmap(path, np.int16, "r") if self.offsets[-1] else np.zeros(0, np.int16)
+        self.samples: npt.NDArray[np.int16] = (
+            np.memmap(path, np.int16, "r") if self.offsets[-1] else np.zeros(0, np.int16)
+        )
 
     @staticmethod
     def _build(rows: Sequence[Row], path: Path, index: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         offsets = [0]
-        with path.open("wb") as file:
+        # Processes of one run may build the same store at once: each writes its own file, and all are equal.
+        unfinished = path.with_suffix(f".{os.getpid()}.pcm"), path.with_suffix(f".{os.getpid()}.npy")
+        with unfinished[0].open("wb") as file:
             for row in rows:
                 waveform_N = load_audio(row["audio_filepath"])
                 file.write((waveform_N * 32767).clip(-32768, 32767).astype(np.int16).tobytes())
                 offsets.append(offsets[-1] + len(waveform_N))
-        unfinished = index.with_suffix(".unfinished.npy")
-        np.save(unfinished, np.array(offsets))
-        unfinished.replace(index)
+        np.save(unfinished[1], np.array(offsets))
+        unfinished[0].replace(path)
+        unfinished[1].replace(index)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, i: int) -> Waveform:
-        if i >= len(self):
-            raise IndexError(i)
-        return self.samples[self.offsets[i] : self.offsets[i + 1]].astype(np.float32) / 32768
+        return self.samples[self.offsets[i] : self.offsets[i + 1]].astype(np.float32) / np.float32(32768)
 
     def views(self) -> list[npt.NDArray[np.int16]]:
         """Return every row's samples as they lie in the file: nothing is read before it is used."""
         return [self.samples[start:end] for start, end in itertools.pairwise(self.offsets)]
+
+    def waveforms(self) -> list[Waveform]:
+        """Read every row's `waveform_N`."""
+        return [self[i] for i in range(len(self))]
 
     def seconds(self, i: int) -> float:
         """Length of a row's audio."""
@@ -153,7 +160,12 @@ class TrainingSet(Dataset[Batch]):
     """Batches by (epoch, number): `plan` lists an epoch's batches, `[epoch, number]` makes one."""
 
     def __init__(
-        self, config: DataConfig, augment: AugmentConfig, features: FeatureConfig, tokenizer: Tokenizer, seed: int
+        self,
+        config: DataConfig,
+        augment: AugmentConfig,
+        features: FeatureConfig,
+        tokenizer: Tokenizer,
+        seed: int,
     ) -> None:
         self.config, self.augment, self.features, self.tokenizer = config, augment, features, tokenizer
         self.seed = seed
@@ -163,7 +175,7 @@ class TrainingSet(Dataset[Batch]):
         self.store = WaveformStore(self.rows, cache)
         sounds = read_folder(config.train, sounds=True)
         noises = WaveformStore(sounds.get("noise", []), cache).views()
-        self.sounds = Sounds(noises, list(WaveformStore(sounds.get("rir", []), cache)))
+        self.sounds = Sounds(noises, WaveformStore(sounds.get("rir", []), cache).waveforms())
         self.tokens = [tokenizer.encode(row["text"]) for row in self.rows]
         self.plans: dict[int, list[list[Item]]] = {}
 
@@ -241,7 +253,7 @@ class TrainingSet(Dataset[Batch]):
         n_samples = int(draw.uniform(0.5, 4.0) * SAMPLE_RATE_HZ)
         if not self.sounds.noises or draw.random() < 0.2:
             return np.zeros(n_samples, np.float32)
-        return crop(self.sounds.noises[draw.integers(len(self.sounds.noises))], n_samples, draw)
+        return crop(self.sounds.noises[int(draw.integers(len(self.sounds.noises)))], n_samples, draw)
 
     def loader(self, epoch: int, start: int = 0, rank: int = 0, size: int = 1) -> Iterator[Batch]:
         """Yield an epoch's batches from number `start` on, every `size`-th, made ahead by worker processes."""

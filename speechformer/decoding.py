@@ -127,9 +127,7 @@ def search(
 class _Search:
     """The state of one batch's beam search; rows of finished utterances leave it."""
 
-    def __init__(
-        self, model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, config: DecodingConfig
-    ) -> None:
+    def __init__(self, model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, config: DecodingConfig) -> None:
         self.model, self.config = model, config
         self.lengths = mask_BM.sum(1).tolist()
         log_probs_BMV = model.ctc_logits(memory_BMD).float().log_softmax(-1)
@@ -189,9 +187,7 @@ class _Search:
         if self.ctc is not None and token_RVM is not None:
             self.ctc = self.ctc.advance(rows_R, self.last_R, token_RVM)
 
-    def _choose(
-        self, utterance: int, beam: list[Hypothesis], score_WV: Tensor
-    ) -> list[tuple[int, int, Hypothesis]]:
+    def _choose(self, utterance: int, beam: list[Hypothesis], score_WV: Tensor) -> list[tuple[int, int, Hypothesis]]:
         """Put the hypotheses that end among the finished ones; return the others as (parent, token, new)."""
         n_vocab = score_WV.shape[1]
         best = score_WV.flatten().topk(min(self.config.beam, score_WV.numel()))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -308,11 +308,10 @@ class Decoder(nn.Module):
     def start(self, memory_BMD: Tensor, mask_BM: Tensor) -> DecoderCache:
         """Make the cache of a decoder that has read no token yet."""
         mask_BM = mask_BM | ~mask_BM.any(1, keepdim=True)
-        return DecoderCache((), tuple(layer.cross_attention.keys_values(memory_BMD) for layer in self.layers), mask_BM)
+        attentions = [cast(DecoderLayer, layer).cross_attention for layer in self.layers]
+        return DecoderCache((), tuple(attention.keys_values(memory_BMD) for attention in attentions), mask_BM)
 
-    def forward(
-        self, tokens_BL: Tensor, cache: DecoderCache, rotary: Rotary | None
-    ) -> tuple[Tensor, DecoderCache]:
+    def forward(self, tokens_BL: Tensor, cache: DecoderCache, rotary: Rotary | None) -> tuple[Tensor, DecoderCache]:
         start, length = cache.n_tokens, tokens_BL.shape[1]
         x_BLD = self.embedding(tokens_BL) * math.sqrt(self.config.d_model)
         if rotary is None:
@@ -349,13 +348,11 @@ class SpeechTransformer(nn.Module):
 
     def encode(self, features_BTC: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return `memory_BMD` (zero beyond an utterance's end) and `mask_BM` (True = real)."""
-        encoded: tuple[Tensor, Tensor] = self.encoder(features_BTC, frames_B, self.rotary)
-        return encoded
+        return self.encoder(features_BTC, frames_B, self.rotary)
 
     def ctc_logits(self, memory_BMD: Tensor) -> Tensor:
         """Return `ctc_logits_BMV`; token 0 is the blank."""
-        logits_BMV: Tensor = self.ctc_head(memory_BMD)
-        return logits_BMV
+        return self.ctc_head(memory_BMD)
 
     def start_decoding(self, memory_BMD: Tensor, mask_BM: Tensor) -> DecoderCache:
         """Return the cache to decode from; cross-attention keys are made here, once."""
@@ -363,8 +360,7 @@ class SpeechTransformer(nn.Module):
 
     def decode(self, tokens_BL: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
         """Read tokens after those in the cache: `logits_BLV` of what follows each, and the grown cache."""
-        decoded: tuple[Tensor, DecoderCache] = self.decoder(tokens_BL, cache, self.rotary)
-        return decoded
+        return self.decoder(tokens_BL, cache, self.rotary)
 
     def n_parameters(self) -> int:
         """Count the weights, shared ones once."""

@@ -31,7 +31,18 @@ ESPEAK_ACCENTS = (
     "en-029", "en-us-nyc",
 )  # fmt: skip
 # Robots and whispers that people cannot follow teach nothing about people.
-ESPEAK_UNFIT = ("robo", "Robot", "Demonic", "croak", "whisper", "fast", "Tweaky", "anxious", "klatt5", "Storm")
+ESPEAK_UNFIT = (
+    "robo",
+    "Robot",
+    "Demonic",
+    "croak",
+    "whisper",
+    "fast",
+    "Tweaky",
+    "anxious",
+    "klatt5",
+    "Storm",
+)
 MAX_S = 30.0
 
 

@@ -34,13 +34,13 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFKD", text.replace("’", "'").replace("‘", "'")).lower()
     text = "".join(char for char in text if not unicodedata.combining(char))
     text = MONEY.sub(lambda match: f"{match[2]} {CURRENCIES[match[1]]}", text)
-    for symbol, words in SYMBOLS.items():
-        text = text.replace(symbol, words)
+    for symbol, name in SYMBOLS.items():
+        text = text.replace(symbol, name)
     text = CLOCK.sub(_clock, text)
     text = ORDINAL.sub(lambda match: _number(match[1], "ordinal"), text)
     text = NUMBER.sub(lambda match: _number(match[0], "cardinal"), text)
     words = re.sub(f"[^{ALPHABET}]+", " ", text).split()
-    return " ".join(word for word in (_trim(word) for word in words) if word)
+    return " ".join(filter(None, map(_trim, words)))
 
 
 def _trim(word: str) -> str:
@@ -52,7 +52,9 @@ def _clock(match: re.Match[str]) -> str:
     hour, minute = _number(match[1], "cardinal"), match[2]
     if minute == "00":
         return f"{hour} o'clock"
-    return f"{hour} oh {_number(minute[1], 'cardinal')}" if minute[0] == "0" else f"{hour} {_number(minute, 'cardinal')}"
+    return (
+        f"{hour} oh {_number(minute[1], 'cardinal')}" if minute[0] == "0" else f"{hour} {_number(minute, 'cardinal')}"
+    )
 
 
 @cache

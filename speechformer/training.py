@@ -103,9 +103,7 @@ def joint_loss(
     memory_BMD, mask_BM = model.encode(batch.features_BTC, batch.frames_B)
     log_probs_MBV = model.ctc_logits(memory_BMD).float().log_softmax(-1).transpose(0, 1)
     targets_BL = batch.tokens_BL[:, 1:-1]
-    ctc = functional.ctc_loss(
-        log_probs_MBV, targets_BL, mask_BM.sum(1), batch.tokens_B, blank=PAD, zero_infinity=True
-    )
+    ctc = functional.ctc_loss(log_probs_MBV, targets_BL, mask_BM.sum(1), batch.tokens_B, blank=PAD, zero_infinity=True)
     if ctc_weight == 1.0:
         return ctc, {"ctc": float(ctc.detach())}
     logits_BLV, _ = model.decode(batch.tokens_BL[:, :-1], model.start_decoding(memory_BMD, mask_BM))
@@ -129,7 +127,10 @@ class DevSet:
             store = WaveformStore(rows, folder / ".cache")
             rows_and_features = [(row["text"], extract(store[i], features)) for i, row in enumerate(rows)]
             rows_and_features.sort(key=lambda pair: len(pair[1]))
-            self.corpora[name] = [pair[1] for pair in rows_and_features], [pair[0] for pair in rows_and_features]
+            self.corpora[name] = (
+                [pair[1] for pair in rows_and_features],
+                [pair[0] for pair in rows_and_features],
+            )
 
     def evaluate(self, checkpoint: Checkpoint, ctc_only: bool, world: World) -> dict[str, float]:
         """Return the greedy word error rate of every corpus, and "real": the mean over the real ones."""
@@ -246,7 +247,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(
+            self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             loss, parts = joint_loss(model, batch, ctc_share(self.step, schedule), schedule.label_smoothing)
         loss.backward()
         self.world.average(weight.grad for weight in model.parameters())
@@ -340,7 +343,10 @@ def make_optimiser(model: SpeechTransformer, schedule: ScheduleConfig) -> torch.
     """Return AdamW (Loshchilov and Hutter 2019); biases, norms and embeddings are not decayed."""
     decayed = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "embedding" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim <= 1 or "embedding" in name]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), fused=True)
 
 
@@ -382,7 +388,13 @@ class _Log:
     def _record(self, step: int, kind: str, values: dict[str, float], what: str = "") -> None:
         if self.board is None:
             return
-        row = {"step": step, "kind": kind, "time": round(time.time(), 1), **({"what": what} if what else {}), **values}
+        row = {
+            "step": step,
+            "kind": kind,
+            "time": round(time.time(), 1),
+            **({"what": what} if what else {}),
+            **values,
+        }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for key, value in values.items():

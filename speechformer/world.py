@@ -39,7 +39,7 @@ class World:
         flat = torch.cat([gradient.flatten() for gradient in real])
         distributed.all_reduce(flat)
         flat /= self.size
-        for gradient, mean in zip(real, flat.split([gradient.numel() for gradient in real]), strict=True):
+        for gradient, mean in zip(real, torch.split(flat, [gradient.numel() for gradient in real]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def gather(self, part: Part) -> list[Part]:

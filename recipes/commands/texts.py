@@ -55,7 +55,12 @@ def _date(draw: random.Random) -> str:
     ordinal = str(num2words(draw.randint(1, 31), to="ordinal")).replace("-", " ")
     year = draw.randint(1900, 2039)
     spoken_year = f"{spoken(year // 100)} {spoken(year % 100)}" if year % 100 else f"{spoken(year // 100)} hundred"
-    parts = [draw.choice(("", draw.choice(DAYS))), draw.choice(MONTHS), ordinal, draw.choice(("", spoken_year))]
+    parts = [
+        draw.choice(("", draw.choice(DAYS))),
+        draw.choice(MONTHS),
+        ordinal,
+        draw.choice(("", spoken_year)),
+    ]
     return " ".join(part for part in parts if part)
 
 

@@ -1,0 +1,279 @@
+"""The command line: `speechformer transcribe | evaluate | train | info | app`.
+
+Exit status: 0 all done, 1 some inputs failed, 2 the command or its settings are wrong, 3 nothing was done,
+130 interrupted. Results go to stdout, progress and errors to stderr. Heavy modules are imported by the command
+that needs them, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechformer import __version__
+from speechformer.errors import AudioError, SpeechformerError
+
+if TYPE_CHECKING:
+    from speechformer.audio import Waveform
+    from speechformer.transcribe import Transcriber
+    from speechformer.transcript import Transcript
+
+DONE, SOME_FAILED, USAGE, NONE_DONE, INTERRUPTED = 0, 1, 2, 3, 130
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
+GROUP = 32  # files read and decoded together
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.command
+    try:
+        return command(args)
+    except SpeechformerError as error:
+        _complain(error)
+        return USAGE
+    except BrokenPipeError:
+        sys.stderr.close()
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+
+
+def _complain(problem: object) -> None:
+    print(f"speechformer: {problem}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="speechformer", description="Spoken commands to text.")
+    parser.add_argument("--version", action="version", version=f"speechformer {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_transcribe(commands)
+    _add_evaluate(commands)
+    _add_train(commands)
+    info = commands.add_parser("info", help="print versions and the models at hand")
+    info.set_defaults(command=_info)
+    app = commands.add_parser("app", help="open the app in a browser (needs the extra: speechformer[app])")
+    app.add_argument("--port", type=int, help="port on 127.0.0.1 (the first free one from 7860)")
+    app.add_argument("--model", help="model folder or name (commands-en)")
+    app.set_defaults(command=_app)
+    return parser
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="model folder or name (commands-en)")
+    parser.add_argument("--beam", type=_positive, default=1, help="hypotheses kept while searching (1: greedy)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _add_transcribe(commands: Any) -> None:
+    parser = commands.add_parser("transcribe", help="write what is said in audio files")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="audio files, or folders of them")
+    _add_decoding(parser)
+    parser.add_argument("--format", choices=("txt", "json", "jsonl"), default="txt")
+    parser.add_argument("--output-dir", type=Path, help="write one file an input, folders mirrored")
+    parser.set_defaults(command=_transcribe)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="score the model on a manifest (JSON lines)")
+    parser.add_argument("manifest", type=Path, metavar="MANIFEST")
+    _add_decoding(parser)
+    parser.add_argument("--worst", type=int, default=5, metavar="N", help="list the N worst files (5)")
+    parser.add_argument("--format", choices=("txt", "json"), default="txt")
+    parser.set_defaults(command=_evaluate)
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser("train", help="train a model, or go on with a run")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML settings")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that win over the file")
+    parser.add_argument("--run", type=Path, default=Path("runs/latest"), help="folder of the run (runs/latest)")
+    parser.set_defaults(command=_train)
+
+
+def _load(args: argparse.Namespace) -> Transcriber:
+    from speechformer.decoding import DecodingConfig
+    from speechformer.transcribe import Transcriber
+
+    return Transcriber.from_pretrained(args.model, DecodingConfig(beam=args.beam), args.device)
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    from speechformer.transcript import write, write_line
+
+    inputs, n_failed = _find_inputs(args.paths)
+    outputs = _plan_outputs(inputs, args.output_dir, args.format) if args.output_dir else {}
+    transcriber = _load(args) if inputs else None
+    alone = len(args.paths) == 1 and not args.paths[0].is_dir()
+    n_done = 0
+    for result in _run(transcriber, [path for path, _ in inputs], "transcribing"):
+        if isinstance(result, AudioError):
+            _complain(result)
+            n_failed += 1
+            continue
+        n_done += 1
+        if args.output_dir:
+            _write_output(outputs[Path(result.name)], write(result, args.format))
+        else:
+            print(write_line(result, args.format, alone), end="", flush=True)
+    if n_failed and n_done:
+        _complain(f"{n_failed} of {n_failed + n_done} inputs could not be transcribed")
+    return DONE if not n_failed else SOME_FAILED if n_done else NONE_DONE
+
+
+def _find_inputs(paths: Iterable[Path]) -> tuple[list[tuple[Path, Path]], int]:
+    """Return (file, name to mirror) of every input, each once, and how many paths held nothing."""
+    inputs: dict[Path, Path] = {}
+    n_failed = 0
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+            if not found:
+                _complain(f"{path}: the folder holds no audio files; give another")
+                n_failed += 1
+            for file in found:
+                inputs.setdefault(file, file.relative_to(path))
+        else:
+            inputs.setdefault(path, Path(path.name))
+    return list(inputs.items()), n_failed
+
+
+def _plan_outputs(inputs: Iterable[tuple[Path, Path]], folder: Path, suffix: str) -> dict[Path, Path]:
+    outputs: dict[Path, Path] = {}
+    for path, name in inputs:
+        output = folder / name.with_suffix(f".{suffix}")
+        if output in outputs.values():
+            first = next(path for path, other in outputs.items() if other == output)
+            raise SpeechformerError(f"{first} and {path} would both be written to {output}; transcribe them apart")
+        outputs[path] = output
+    return outputs
+
+
+def _write_output(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_text(text, "utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise SpeechformerError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def _run(transcriber: Transcriber | None, paths: Sequence[Path], what: str) -> Iterator[Transcript | AudioError]:
+    """Transcribe files in groups; yield, in order, a transcript or why there is none."""
+    from speechformer.audio import load_audio
+
+    if transcriber is None:
+        return
+    for start in _progress(range(0, len(paths), GROUP), what, len(paths) > GROUP):
+        group = paths[start : start + GROUP]
+        results: dict[Path, AudioError | Waveform] = {}
+        for path in group:
+            try:
+                results[path] = load_audio(path)
+            except AudioError as error:
+                results[path] = error
+        good = {path: result for path, result in results.items() if not isinstance(result, AudioError)}
+        heard = dict(zip(good, transcriber.transcribe_waveforms([*good.values()], [*map(str, good)]), strict=True))
+        for path, result in results.items():
+            yield result if isinstance(result, AudioError) else heard[path]
+
+
+def _progress(steps: Sequence[int], what: str, shown: bool) -> Iterable[int]:
+    if not (shown and sys.stderr.isatty()):
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, what, console=Console(stderr=True), transient=True)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from speechformer.data import read_manifest
+    from speechformer.metrics import count_errors, score
+    from speechformer.tokenizer import normalise
+
+    rows = [row for row in read_manifest(args.manifest) if isinstance(row.get("text"), str)]
+    if not rows:
+        raise SpeechformerError(f'{args.manifest}: holds no line with a "text" to compare with; give another')
+    texts = {Path(row["audio_filepath"]): normalise(row["text"]) for row in rows}
+    pairs, n_failed = [], 0
+    for result in _run(_load(args), list(texts), "evaluating"):
+        if isinstance(result, AudioError):
+            _complain(result)
+            n_failed += 1
+        else:
+            pairs.append((texts[Path(result.name)], result.text, result.name, result.duration_s))
+    if not pairs:
+        return NONE_DONE
+    figures = score([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    worst = sorted(pairs, key=lambda pair: -count_errors(pair[0], pair[1]).word_errors)[: args.worst]
+    _print_evaluation(args, vars(figures) | {"audio_s": round(sum(pair[3] for pair in pairs), 1)}, worst)
+    return SOME_FAILED if n_failed else DONE
+
+
+def _print_evaluation(args: argparse.Namespace, figures: dict[str, float], worst: Sequence[tuple[Any, ...]]) -> None:
+    if args.format == "json":
+        import json
+
+        files = [{"audio_filepath": name, "text": text, "heard": heard} for text, heard, name, _ in worst]
+        print(json.dumps({**figures, "worst": files}, indent=2, ensure_ascii=False))
+        return
+    print(f"utterances         {figures['n_utterances']} ({figures['n_words']} words, {figures['audio_s']} s)")
+    low, high = 100 * figures["wer_low"], 100 * figures["wer_high"]
+    print(f"WER                {100 * figures['wer']:.1f} %  (95 % interval {low:.1f}–{high:.1f})")
+    print(f"CER                {100 * figures['cer']:.1f} %")
+    print(f"sentences right    {100 * figures['sentence_accuracy']:.1f} %")
+    for text, heard, name, _ in worst:
+        print(f"\n{name}\n  said:  {text}\n  heard: {heard}")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from speechformer.config import load_config
+    from speechformer.training import TrainConfig, train
+
+    print(train(load_config(TrainConfig, args.config, args.overrides), args.run))
+    return DONE
+
+
+def _info(args: argparse.Namespace) -> int:
+    import torch
+
+    from speechformer.checkpoint import PRETRAINED, load_checkpoint
+
+    print(f"speechformer {__version__}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
+    print(f"cuda {'yes' if torch.cuda.is_available() else 'no'}")
+    for folder in sorted(path for path in PRETRAINED.glob("*") if path.is_dir()):
+        checkpoint = load_checkpoint(folder)
+        n_bytes = sum(part.stat().st_size for part in folder.iterdir())
+        print(
+            f"model {folder.name}: {checkpoint.model.n_parameters() / 1e6:.1f} M parameters, "
+            f"{len(checkpoint.tokenizer)} tokens, {n_bytes / 1e6:.1f} MB, {folder}"
+        )
+    return DONE
+
+
+def _app(args: argparse.Namespace) -> int:
+    try:
+        from app.page import launch
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise SpeechformerError("the app needs gradio; install it with: pip install 'speechformer[app]'") from error
+    launch(model=args.model, port=args.port)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
