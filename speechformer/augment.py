@@ -113,13 +113,21 @@ def augment_waveform(
 
 def mask_mel(mel_TF: Array, config: AugmentConfig, draw: np.random.Generator) -> Array:
     """Mask stretches of time and of bands with each band's mean (SpecAugment, Park et al. 2019)."""
+    masked_TF = mel_TF.copy()
+    if not len(mel_TF):
+        return masked_TF
     mean_F = mel_TF.mean(axis=0)
-    # torchaudio draws from torch's global generator; workers have one each, seeded here.
-    torch.default_generator.manual_seed(int(draw.integers(2**31)))
-    masked_FT = torch.from_numpy(np.ascontiguousarray((mel_TF - mean_F).T))
-    time_mask = torchaudio.transforms.TimeMasking(max(1, int(config.time_mask_share * len(mel_TF))))
-    band_mask = torchaudio.transforms.FrequencyMasking(config.band_mask_width)
-    for mask, times in ((time_mask, config.time_masks), (band_mask, config.band_masks)):
-        for _ in range(times):
-            masked_FT = mask(masked_FT[None])[0]
-    return np.asarray(masked_FT.numpy().T + mean_F, np.float32)
+    for _ in range(config.time_masks):
+        masked_TF[_stretch(len(mel_TF), max(1, int(config.time_mask_share * len(mel_TF))), draw)] = mean_F
+    for _ in range(config.band_masks):
+        bands = _stretch(mel_TF.shape[1], config.band_mask_width, draw)
+        masked_TF[:, bands] = mean_F[bands]
+    return masked_TF
+
+
+def _stretch(size: int, max_width: int, draw: np.random.Generator) -> slice:
+    # It may stick out at both ends, where it is cut: otherwise the ends would be masked seldom (torchaudio's
+    # masks never reach the highest band).
+    width = int(draw.integers(max_width + 1))
+    start = int(draw.integers(-width, size))
+    return slice(max(0, start), start + width)

@@ -263,6 +263,7 @@ class TrainingSet(Dataset[Batch]):
         loader: DataLoader[Batch] = DataLoader(
             self, batch_size=None, sampler=keys, num_workers=n_workers,
             prefetch_factor=8 if n_workers else None,
+            generator=torch.Generator(),  # the global one is dropout's: a resumed run must not draw from it once more
         )  # fmt: skip
         return iter(loader)
 

@@ -146,15 +146,12 @@ class _Search:
                 if not self.utterances:
                     break
         empty = Hypothesis((), 0.0, ())
-        return [
-            sorted(done, key=lambda one: -one.log_probability)[: self.config.n_best] or [empty]
-            for done in self.finished
-        ]
+        best = [sorted(done, key=lambda one: -one.log_probability)[: self.config.n_best] for done in self.finished]
+        return [(done if length else []) or [empty] for done, length in zip(best, self.lengths, strict=True)]
 
     def _step(self) -> None:
         logits_RLV, self.cache = self.model.decode(self.last_R[:, None], self.cache)
         attention_RV = logits_RLV[:, -1].float().log_softmax(-1).double()
-        attention_RV[:, [BLANK, BOS, UNK]] = NEVER
         before = torch.tensor([score for beam in self.attention for score in beam], dtype=torch.double)
         attention_RV = attention_RV + before.to(attention_RV.device)[:, None]
         weight = self.config.ctc_weight
@@ -162,8 +159,9 @@ class _Search:
         if self.ctc is not None:
             prefix_RV, token_RVM = self.ctc.extensions()
             prefix_RV[:, EOS] = self.ctc.ending()
-            # A token that the CTC head rules out stays a finite, hopeless choice, so that sums have no −∞.
-            score_RV = (1 - weight) * attention_RV + weight * prefix_RV.clamp_min(NEVER)
+            joint_RV = (1 - weight) * attention_RV + weight * prefix_RV
+            score_RV = joint_RV.masked_fill(prefix_RV <= NEVER / 10, NEVER)  # what the CTC head rules out
+        score_RV[:, [BLANK, BOS, UNK]] = NEVER
         self._advance(score_RV.cpu(), attention_RV.cpu(), token_RVM)
 
     def _advance(self, score_RV: Tensor, attention_RV: Tensor, token_RVM: Tensor | None) -> None:
@@ -190,6 +188,9 @@ class _Search:
     def _choose(self, utterance: int, beam: list[Hypothesis], score_WV: Tensor) -> list[tuple[int, int, Hypothesis]]:
         """Put the hypotheses that end among the finished ones; return the others as (parent, token, new)."""
         n_vocab = score_WV.shape[1]
+        if len(beam[0].tokens) == self.lengths[utterance]:
+            # No sentence has more tokens than the sound has positions: all that can follow is the end.
+            score_WV = torch.full_like(score_WV, NEVER).index_copy(1, torch.tensor([EOS]), score_WV[:, [EOS]])
         best = score_WV.flatten().topk(min(self.config.beam, score_WV.numel()))
         going = []
         for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -200,7 +201,7 @@ class _Search:
             shares = (*old.token_log_probabilities, score - old.log_probability)
             if token == EOS:
                 self.finished[utterance].append(Hypothesis(old.tokens, score, shares))
-            elif len(old.tokens) < self.lengths[utterance]:
+            else:
                 going.append((parent, token, Hypothesis((*old.tokens, token), score, shares)))
         # Scores only fall, so a hypothesis below the worst one that is wanted can no longer win.
         done = sorted((one.log_probability for one in self.finished[utterance]), reverse=True)

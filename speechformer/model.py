@@ -42,6 +42,8 @@ class ModelConfig:
     positions: Literal["rotary", "sinusoidal"] = "rotary"
 
     def __post_init__(self) -> None:
+        if min(self.d_model, self.n_heads, self.window_frames, self.stride_frames) < 1:
+            raise ConfigError("model.d_model, n_heads, window_frames and stride_frames are 1 or more")
         if self.d_model % (2 * self.n_heads):
             raise ConfigError(f"model.d_model = {self.d_model} cannot be cut into {self.n_heads} even heads")
         if self.window_frames % self.stride_frames:
@@ -276,7 +278,9 @@ class Encoder(nn.Module):
         """Lay overlapping windows of frames side by side, (B, M, window · C); padding frames count as zero."""
         pad, stride = self.config.pad_frames, self.config.stride_frames
         real_BT1 = mask_from_lengths(frames_B, features_BTC.shape[1])[..., None]
-        padded = functional.pad(features_BTC * real_BT1, (0, 0, pad, pad))
+        # Without overlap there is no padding, and an utterance can be shorter than its first window.
+        missing = max(0, self.config.window_frames - 2 * pad - features_BTC.shape[1])
+        padded = functional.pad(features_BTC * real_BT1, (0, 0, pad, pad + missing))
         return padded.unfold(1, self.config.window_frames, stride).transpose(2, 3).flatten(2)
 
     def forward(self, features_BTC: Tensor, frames_B: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -214,7 +215,6 @@ class Trainer:
         """Yield batches from where the run is, epoch after epoch."""
         while True:
             for batch in self.training_set.loader(self.epoch, self.number, self.world.rank, self.world.size):
-                self.number += self.world.size
                 yield batch
             self.epoch, self.number = self.epoch + 1, 0
 
@@ -255,6 +255,7 @@ class Trainer:
         self.world.average(weight.grad for weight in model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))
         self.step += 1
+        self.number += self.world.size
         if not math.isfinite(norm):
             self.bad_steps += 1
             if self.bad_steps >= MAX_BAD_STEPS:
@@ -330,7 +331,7 @@ class Trainer:
             state = torch.load(path, map_location=self.world.device, weights_only=True)
             self.checkpoint.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
-        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 f"{path}: the run cannot be resumed with these settings; restore them or use a new folder"
             ) from error

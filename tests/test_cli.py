@@ -1,0 +1,236 @@
+"""The command line: what is printed, what is written, and the exit status, for good input and bad."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechformer.audio import SAMPLE_RATE_HZ, write_wav
+from speechformer.checkpoint import FORMAT, Checkpoint, save_checkpoint
+from speechformer.cli import DONE, NONE_DONE, SOME_FAILED, USAGE, main
+from speechformer.data import write_manifest
+from speechformer.features import FeatureConfig
+from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.tokenizer import Tokenizer
+from tests.conftest import spoken
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained model in a folder."""
+    torch.manual_seed(3)
+    config = ModelConfig(vocab_size=len(tokenizer), d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1)
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, Checkpoint(SpeechTransformer(config), FeatureConfig(), tokenizer))
+    return folder
+
+
+@pytest.fixture
+def run(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process with the tiny model: (exit status, stdout, stderr)."""
+
+    def call(command: str, *arguments: object, model: Path = model_folder) -> tuple[int, str, str]:
+        status = main([command, *map(str, arguments), "--model", str(model)])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    """A readable recording."""
+    path = tmp_path / "good.wav"
+    write_wav(path, spoken("go"))
+    return path
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys, speechformer.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
+    assert "transcribe" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_one_file_is_text_alone_and_several_have_names(run: Run, wav: Path, tmp_path: Path) -> None:
+    status, alone, _ = run("transcribe", wav)
+    assert status == DONE
+    write_wav(tmp_path / "more.wav", spoken("go"))
+    status, several, errors = run("transcribe", tmp_path)
+    assert (status, errors) == (DONE, "")
+    assert several == f"{wav}: {alone}{tmp_path / 'more.wav'}: {alone}"
+
+
+def test_json_lines_hold_one_object_a_file(run: Run, wav: Path) -> None:
+    status, out, _ = run("transcribe", wav, wav, "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == DONE
+    assert [row["name"] for row in rows] == [str(wav)], "a file named twice is transcribed once"
+    assert rows[0]["duration_s"] == 0.6
+    assert rows[0]["segments"][0]["text"] == rows[0]["text"]
+
+
+def test_output_dir_mirrors_folders(run: Run, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        write_wav(tmp_path / "in" / folder / "x.wav", spoken("stop"))
+    status, out, _ = run("transcribe", tmp_path / "in", "--output-dir", tmp_path / "out", "--format", "json")
+    assert (status, out) == (DONE, "")
+    assert sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")) == [
+        Path("a/x.json"),
+        Path("b/x.json"),
+    ]
+
+
+def test_two_inputs_never_share_an_output(run: Run, wav: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.flac", spoken("go"), SAMPLE_RATE_HZ)
+    status, _, errors = run("transcribe", wav, tmp_path / "good.flac", "--output-dir", tmp_path / "out")
+    assert status == USAGE
+    assert "both be written" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    """Write one file for each way a recording can be bad."""
+    good = folder / "source.wav"
+    write_wav(good, spoken("left"))
+    files = {name: folder / f"{name}.wav" for name in ("missing", "empty", "text", "not_numbers", "header")}
+    files["empty"].touch()
+    files["text"].write_text("turn on the light\n" * 50)
+    soundfile.write(files["not_numbers"], np.full(8000, np.nan, np.float32), SAMPLE_RATE_HZ, subtype="FLOAT")
+    files["header"].write_bytes(good.read_bytes()[:20])
+    return files
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "not_numbers", "header"])
+def test_a_bad_file_is_one_sentence_and_the_others_go_on(run: Run, wav: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "bad").mkdir()
+    bad = bad_files(tmp_path / "bad")[kind]
+    status, out, errors = run("transcribe", bad, wav)
+    assert status == SOME_FAILED
+    assert out.startswith(f"{wav}: ")
+    assert errors.splitlines()[0].startswith(f"speechformer: {bad}: ")
+    assert errors.count("\n") == 2, "one sentence for the file and one for the batch"
+    assert "Traceback" not in errors
+    assert run("transcribe", bad)[0] == NONE_DONE
+
+
+def odd_files(folder: Path) -> dict[str, Path]:
+    """Write recordings that are strange but good."""
+    rng = np.random.default_rng(0)
+    for name, rate_hz, channels in (("eight", 16_000, 8), ("slow", 8_000, 1), ("fast", 192_000, 2)):
+        soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal((rate_hz // 2, channels)), rate_hz)
+    write_wav(folder / "whole.wav", spoken("left"))
+    (folder / "cut.wav").write_bytes((folder / "whole.wav").read_bytes()[:9000])
+    soundfile.write(folder / "none.wav", np.zeros(0), SAMPLE_RATE_HZ)
+    return {path.stem: path for path in folder.glob("*.wav")}
+
+
+def test_odd_files_are_transcribed(run: Run, tmp_path: Path) -> None:
+    files = odd_files(tmp_path)
+    status, out, errors = run("transcribe", tmp_path, "--format", "jsonl")
+    seconds = {Path(row["name"]).stem: row["duration_s"] for row in map(json.loads, out.splitlines())}
+    assert (status, errors) == (DONE, "")
+    assert seconds.keys() == files.keys()
+    assert seconds["eight"] == seconds["slow"] == seconds["fast"] == 0.5
+    assert 0 < seconds["cut"] < seconds["whole"]
+    assert seconds["none"] == 0
+
+
+def test_a_folder_without_audio_is_named(run: Run, tmp_path: Path) -> None:
+    status, _, errors = run("transcribe", tmp_path)
+    assert status == NONE_DONE
+    assert f"{tmp_path}: the folder holds no audio files" in errors
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "tokenizer.model").unlink(), "tokenizer.model"),
+        (lambda folder: cut_in_half(folder / "model.safetensors"), "model.safetensors"),
+        (lambda folder: cut_in_half(folder / "tokenizer.model"), "tokenizer.model"),
+        (lambda folder: cut_in_half(folder / "config.json"), "config.json"),
+        (lambda folder: raise_format(folder / "config.json"), f"has format {FORMAT + 1}"),
+    ],
+)
+def test_a_damaged_model_is_one_sentence(
+    run: Run, wav: Path, model_folder: Path, tmp_path: Path, damage: Callable[[Path], object], part: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    damage(folder)
+    status, out, errors = run("transcribe", wav, model=folder)
+    assert (status, out) == (USAGE, "")
+    assert errors.count("\n") == 1
+    assert part in errors
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def raise_format(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
+
+
+def test_evaluate_prints_the_score_and_the_worst_files(run: Run, wav: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    write_manifest(manifest, [{"audio_filepath": "good.wav", "duration": 0.6, "text": "Go, 2!"}])
+    status, out, _ = run("evaluate", manifest)
+    assert status == DONE
+    assert "utterances         1 (2 words, 0.6 s)" in out
+    assert "said:  go two" in out
+    status, out, _ = run("evaluate", manifest, "--format", "json")
+    assert json.loads(out)["n_words"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [("{not json", "not JSON"), ('{"text": "go"}', 'has no "audio_filepath"'), ("[1]", 'has no "audio_filepath"')],
+)
+def test_a_bad_manifest_line_is_named(run: Run, tmp_path: Path, line: str, problem: str) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(f'{{"audio_filepath": "a.wav", "text": "go"}}\n{line}\n')
+    status, _, errors = run("evaluate", manifest)
+    assert status == USAGE
+    assert f"{manifest}:2: {problem}" in errors
+
+
+def test_a_manifest_that_names_a_missing_file_fails_and_scores_the_rest(run: Run, wav: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    rows = [{"audio_filepath": name, "text": "go"} for name in ("good.wav", "gone.wav")]
+    write_manifest(manifest, rows)
+    status, out, errors = run("evaluate", manifest)
+    assert status == SOME_FAILED
+    assert "utterances         1 " in out
+    assert f"{tmp_path / 'gone.wav'}: no such file" in errors
+
+
+def test_an_unknown_setting_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("schedule:\n  n_step: 3\n")
+    assert main(["train", str(config), "--run", str(tmp_path / "run")]) == USAGE
+    assert 'did you mean "n_steps"?' in capsys.readouterr().err
+
+
+def test_info_names_the_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == DONE
+    assert "model commands-en: " in capsys.readouterr().out
+
+
+def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert len(commands) >= 5
+    assert all(f"speechformer {command}" in readme for command in commands)

@@ -1,0 +1,258 @@
+"""Beam search and CTC prefix scores against slow ones that sum and try everything."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechformer.decoding import (
+    BLANK,
+    BOS,
+    EOS,
+    CtcPrefix,
+    DecodingConfig,
+    Hypothesis,
+    ctc_greedy,
+    decode,
+)
+from speechformer.errors import ConfigError
+from speechformer.model import SpeechTransformer, mask_from_lengths
+
+MakeModel = Callable[..., SpeechTransformer]
+pytestmark = pytest.mark.usefixtures("shapes")
+WORDS = (4, 5)  # what is left of a vocabulary of six
+weights = pytest.mark.parametrize("weight", [0.0, 0.02, 0.3, 0.98, 1.0])
+
+
+def collapse(path: Sequence[int]) -> tuple[int, ...]:
+    return tuple(token for token, _ in itertools.groupby(path) if token != BLANK)
+
+
+def all_sentences(log_probs_MV: Tensor) -> dict[tuple[int, ...], float]:
+    """Probability of every sentence, summed over all its alignments."""
+    probabilities: dict[tuple[int, ...], float] = defaultdict(float)
+    rows = log_probs_MV.double().exp().tolist()
+    for path in itertools.product(range(log_probs_MV.shape[1]), repeat=len(rows)):
+        probabilities[collapse(path)] += math.prod(row[token] for row, token in zip(rows, path, strict=True))
+    return probabilities
+
+
+class Textbook:
+    """The joint score of any hypothesis, from its definition: no cache, no batch, no recursion."""
+
+    def __init__(self, model: SpeechTransformer, features_1TC: Tensor, weight: float) -> None:
+        self.model, self.weight = model, weight
+        self.memory = model.encode(features_1TC, torch.tensor([features_1TC.shape[1]]))
+        self.n_positions = self.memory[0].shape[1]
+        self.sentences = all_sentences(model.ctc_logits(self.memory[0])[0].log_softmax(-1))
+
+    @torch.inference_mode()
+    def score(self, tokens: tuple[int, ...], ended: bool) -> float:
+        read, written = [BOS, *tokens], [*tokens, EOS]
+        logits_BLV, _ = self.model.decode(torch.tensor([read]), self.model.start_decoding(*self.memory))
+        log_probs_LV = logits_BLV[0].log_softmax(-1).double()
+        attention = sum(float(log_probs_LV[i, token]) for i, token in enumerate(written[: len(tokens) + ended]))
+        begins = (p for words, p in self.sentences.items() if words[: len(tokens)] == tokens)
+        ctc = self.sentences.get(tokens, 0.0) if ended else sum(begins)
+        if self.weight and not ctc:
+            return -math.inf
+        return (1 - self.weight) * attention + (self.weight * math.log(ctc) if self.weight else 0.0)
+
+    def exhaustive(self) -> list[tuple[tuple[int, ...], float]]:
+        """Every sentence with its score, best first."""
+        lengths = range(self.n_positions + 1)
+        every = [words for length in lengths for words in itertools.product(WORDS, repeat=length)]
+        scored = [(words, self.score(words, ended=True)) for words in every]
+        return sorted((pair for pair in scored if pair[1] > -math.inf), key=lambda pair: -pair[1])
+
+    def greedy(self) -> tuple[tuple[int, ...], float]:
+        """Take the best next token until it is the end."""
+        tokens: tuple[int, ...] = ()
+        while len(tokens) < self.n_positions:
+            choices = {word: self.score((*tokens, word), ended=False) for word in WORDS}
+            best = max(choices, key=lambda word: choices[word])
+            if self.score(tokens, ended=True) >= choices[best]:
+                break
+            tokens = (*tokens, best)
+        return tokens, self.score(tokens, ended=True)
+
+
+def sharp_model(make_model: MakeModel, seed: int = 0) -> SpeechTransformer:
+    """Return a small model whose two heads have strong opinions."""
+    model = make_model(seed)
+    with torch.no_grad():
+        model.ctc_head.weight *= 3
+        model.decoder.embedding.weight *= 3
+    return model.requires_grad_(False)
+
+
+def draw_features(frames: int, seed: int = 0) -> Tensor:
+    return torch.randn(1, frames, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def as_pairs(hypotheses: list[Hypothesis]) -> list[tuple[tuple[int, ...], float]]:
+    return [(one.tokens, one.log_probability) for one in hypotheses]
+
+
+def same_pairs(
+    found: list[tuple[tuple[int, ...], float]], expected: list[tuple[tuple[int, ...], float]]
+) -> None:
+    assert [words for words, _ in found] == [words for words, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-4)
+
+
+@weights
+def test_a_full_width_beam_is_exhaustive_search(make_model: MakeModel, weight: float) -> None:
+    for seed in range(3):
+        model, features_BTC = sharp_model(make_model, seed), draw_features(5, seed)
+        config = DecodingConfig(beam=100, n_best=100, ctc_weight=weight)
+        found = decode(model, features_BTC, torch.tensor([5]), config)[0]
+        same_pairs(as_pairs(found), Textbook(model, features_BTC, weight).exhaustive())
+
+
+@weights
+def test_the_best_of_a_full_width_beam_is_the_best_there_is(make_model: MakeModel, weight: float) -> None:
+    model, features_BTC = sharp_model(make_model), draw_features(5)
+    found = decode(model, features_BTC, torch.tensor([5]), DecodingConfig(beam=100, ctc_weight=weight))[0]
+    same_pairs(as_pairs(found), Textbook(model, features_BTC, weight).exhaustive()[:1])
+
+
+@weights
+def test_a_beam_of_one_is_greedy(make_model: MakeModel, weight: float) -> None:
+    for seed in range(6):
+        model, features_BTC = sharp_model(make_model, seed), draw_features(5, seed)
+        found = decode(model, features_BTC, torch.tensor([5]), DecodingConfig(ctc_weight=weight))[0]
+        same_pairs(as_pairs(found), [Textbook(model, features_BTC, weight).greedy()])
+
+
+def test_a_decoder_that_never_ends_is_ended_at_the_last_position(make_model: MakeModel) -> None:
+    model = make_model().requires_grad_(False)
+    with torch.no_grad():
+        model.decoder.embedding.weight[EOS] = -10 * model.decoder.embedding.weight[4]
+        model.decoder.norm.bias += 10 * model.decoder.embedding.weight[4]
+    one = decode(model, draw_features(5), torch.tensor([5]), DecodingConfig(ctc_weight=0.0))[0][0]
+    assert len(one.tokens) == 3
+    assert one.log_probability < -1
+
+
+def walk(prefix: CtcPrefix, tokens: Sequence[int]) -> CtcPrefix:
+    """Give every row of a prefix state the same tokens."""
+    n_rows = len(prefix.last_R)
+    for token in tokens:
+        _, token_RVM = prefix.extensions()
+        prefix = prefix.advance(torch.arange(n_rows), torch.full((n_rows,), token), token_RVM)
+    return prefix
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [(), (4,), (5,), (4, 4), (4, 5), (5, 5, 5), (4, 4, 5), (5, 4, 5)],
+    ids=str,
+)
+def test_prefix_scores_are_the_sum_over_all_alignments(tokens: tuple[int, ...]) -> None:
+    lengths = (5, 3)
+    draw = torch.Generator().manual_seed(3)
+    log_probs_RMV = torch.randn(2, 5, 6, generator=draw, dtype=torch.double).mul(2).log_softmax(-1)
+    state = walk(CtcPrefix(log_probs_RMV, mask_from_lengths(torch.tensor(lengths), 5)), tokens)
+    prefix_RV, _ = state.extensions()
+    for row, length in enumerate(lengths):
+        sentences = all_sentences(log_probs_RMV[row, :length])
+        assert math.exp(state.ending()[row]) == pytest.approx(sentences.get(tokens, 0.0), rel=1e-9)
+        for word in WORDS:
+            longer = (*tokens, word)
+            expected = sum(p for words, p in sentences.items() if words[: len(longer)] == longer)
+            assert math.exp(prefix_RV[row, word]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_prefix_scores_of_a_long_utterance_agree_with_the_ctc_loss() -> None:
+    log_probs_RMV = torch.randn(1, 400, 6, generator=torch.Generator().manual_seed(4)).mul(5).log_softmax(-1)
+    tokens = (4, 4, 5, 4, 5, 5, 5, 4) * 5
+    state = walk(CtcPrefix(log_probs_RMV, torch.ones(1, 400, dtype=torch.bool)), tokens)
+    log_probs_MRV = log_probs_RMV.double().transpose(0, 1)
+    loss = functional.ctc_loss(log_probs_MRV, torch.tensor([tokens]), (400,), (len(tokens),), reduction="sum")
+    assert float(state.ending()[0]) == pytest.approx(-float(loss), rel=1e-9)
+
+
+def test_a_certain_ctc_head_gives_its_sentence_for_certain() -> None:
+    log_probs_RMV = torch.full((1, 6, 6), -math.inf)
+    for position, token in enumerate((0, 4, 4, 0, 4, 5)):
+        log_probs_RMV[0, position, token] = 0.0
+    state = walk(CtcPrefix(log_probs_RMV, torch.ones(1, 6, dtype=torch.bool)), (4, 4, 5))
+    assert float(state.ending()[0]) == pytest.approx(0.0, abs=1e-9)
+    assert not state.extensions()[0].isnan().any()
+
+
+@weights
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_batch_is_decoded_as_its_utterances_alone(make_model: MakeModel, weight: float, beam: int) -> None:
+    model = sharp_model(make_model)
+    config = DecodingConfig(beam=beam, n_best=beam, ctc_weight=weight)
+    frames = (5, 16, 0, 9, 2)
+    features_BTC = torch.cat([functional.pad(draw_features(n, i), (0, 0, 0, 16 - n)) for i, n in enumerate(frames)])
+    together = decode(model, features_BTC, torch.tensor(frames), config)
+    for i, n in enumerate(frames):
+        alone = decode(model, features_BTC[i : i + 1, :n], torch.tensor([n]), config)[0]
+        same_pairs(as_pairs(together[i]), as_pairs(alone))
+
+
+@weights
+def test_the_n_best_are_sorted_distinct_and_of_real_words(make_model: MakeModel, weight: float) -> None:
+    config = DecodingConfig(beam=8, n_best=5, ctc_weight=weight)
+    found = decode(sharp_model(make_model), draw_features(9), torch.tensor([9]), config)[0]
+    scores = [one.log_probability for one in found]
+    assert len({one.tokens for one in found}) == len(found) > 1
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1e3 < score < 0 for score in scores)
+    assert all(token in WORDS for one in found for token in one.tokens)
+
+
+def test_the_shares_of_tokens_and_end_add_up_to_the_score(make_model: MakeModel) -> None:
+    config = DecodingConfig(beam=4, n_best=4)
+    for one in decode(sharp_model(make_model), draw_features(9), torch.tensor([9]), config)[0]:
+        assert len(one.token_log_probabilities) == len(one.tokens) + 1
+        assert sum(one.token_log_probabilities) == pytest.approx(one.log_probability)
+        assert max(one.token_log_probabilities) <= 1e-9
+
+
+@weights
+def test_a_full_width_beam_never_scores_less_than_greedy(make_model: MakeModel, weight: float) -> None:
+    model, batch = sharp_model(make_model, 7), (draw_features(5, 7), torch.tensor([5]))
+    narrow, wide = (decode(model, *batch, DecodingConfig(beam, weight))[0][0] for beam in (1, 100))
+    assert wide.log_probability >= narrow.log_probability - 1e-5
+
+
+@pytest.mark.parametrize("n_best", [1, 3])
+def test_no_frames_give_one_empty_hypothesis(make_model: MakeModel, n_best: int) -> None:
+    config = DecodingConfig(beam=3, n_best=n_best)
+    found = decode(make_model(), torch.zeros(2, 0, 3), torch.tensor([0, 0]), config)
+    assert found == [[Hypothesis((), 0.0, ())]] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "tokens"),
+    [
+        ((0, 4, 4, 0, 4, 5, 5), 7, [4, 4, 5]),
+        ((4, 4, 4, 5, 5, 4, 0), 7, [4, 5, 4]),
+        ((4, 0, 5, 5, 5, 5, 5), 2, [4]),
+        ((0, 0, 0, 0, 0, 0, 0), 7, []),
+        ((4, 3, 2, 1, 5, 0, 0), 7, [4, 5]),
+    ],
+)
+def test_ctc_greedy_takes_out_repeats_blanks_and_padding(
+    path: tuple[int, ...], length: int, tokens: list[int]
+) -> None:
+    ctc_logits_BMV = functional.one_hot(torch.tensor([path]), 6).float()
+    assert ctc_greedy(ctc_logits_BMV, mask_from_lengths(torch.tensor([length]), 7)) == [tokens]
+
+
+@pytest.mark.parametrize("wrong", [{"beam": 0}, {"n_best": 0}, {"ctc_weight": 1.1}, {"ctc_weight": -0.1}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"decoding\."):
+        DecodingConfig(**wrong)

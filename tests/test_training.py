@@ -1,0 +1,242 @@
+"""A run that is cut off goes on as if it had not been; four utterances are learnt to the last word."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import WORDS, spoken
+from torch import Tensor
+
+from speechformer.augment import AugmentConfig
+from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from speechformer.config import load_config
+from speechformer.data import Batch, DataConfig, make_batch
+from speechformer.decoding import DecodingConfig, decode
+from speechformer.errors import TrainingError
+from speechformer.features import FeatureConfig, collate, extract
+from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.tokenizer import Tokenizer
+from speechformer.training import (
+    MAX_BAD_STEPS,
+    ScheduleConfig,
+    TrainConfig,
+    Trainer,
+    average_weights,
+    ctc_share,
+    joint_loss,
+    learning_rate,
+    make_optimiser,
+    measure_features,
+    train,
+)
+
+SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dropout=0.1)
+CLEAN = AugmentConfig(speeds=(1.0,), pad_s=0.0, room=0, noise=0, gain_db=(0.0, 0.0), band_limit=0,
+                      time_masks=0, band_masks=0)  # fmt: skip
+SHORT = ScheduleConfig(n_steps=6, lr=1e-3, warmup_steps=2, decay_steps=3, ctc_only_steps=2, join_steps=2)
+
+
+@pytest.fixture
+def config(corpus: Path) -> TrainConfig:
+    """Return six steps of two batches an epoch, with every kind of randomness on."""
+    data = DataConfig(train=corpus / "train", dev=corpus / "dev", batch_s=2.6, noise_share=0.3, n_workers=0)
+    return TrainConfig(
+        tokenizer=corpus / "tokenizer.model", data=data, model=SMALL, schedule=SHORT, precision="fp32",
+        evaluate_every=2, save_every=100, log_every=2, keep_best=2,
+    )  # fmt: skip
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in trainer.checkpoint.model.parameters()])
+
+
+def cut_off(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until Control-C in the middle of a step."""
+
+    def loss_and_interrupt(*args: Any) -> tuple[Tensor, dict[str, float]]:
+        if trainer.step == step:
+            raise KeyboardInterrupt
+        return joint_loss(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("speechformer.training.joint_loss", loss_and_interrupt)
+        trainer.train()
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_resumed_is_uninterrupted(
+    config: TrainConfig, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = Trainer(config, tmp_path / "straight")
+    straight.train()
+    cut_off(Trainer(config, tmp_path / "cut"), step, monkeypatch)
+    resumed = Trainer(config, tmp_path / "cut")
+    assert resumed.step == step
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(straight))
+    assert resumed.best == straight.best
+
+
+def test_the_seed_decides_the_weights(config: TrainConfig, tmp_path: Path) -> None:
+    runs = []
+    for i, seed in enumerate((1, 1, 2)):
+        trainer = Trainer(replace(config, seed=seed), tmp_path / str(i))
+        batches = trainer.batches()
+        for _ in range(2):
+            trainer.update(next(batches))
+        runs.append(weights(trainer))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_a_run_leaves_its_settings_its_history_and_a_model(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(config, tmp_path / "run")
+    folder = trainer.train()
+    assert load_config(TrainConfig, tmp_path / "run" / "config.yaml") == trainer.config
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    rows = [(row["step"], row["kind"]) for row in map(json.loads, lines)]
+    assert rows == [(2, "train"), (2, "dev"), (4, "train"), (4, "dev"), (6, "train"), (6, "dev"), (6, "dev")]
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert len(list((tmp_path / "run" / "best").iterdir())) == config.keep_best
+    assert load_checkpoint(folder).model.config == trainer.config.model
+
+
+def test_four_utterances_are_learnt_without_an_error(config: TrainConfig, tmp_path: Path) -> None:
+    schedule = ScheduleConfig(n_steps=250, lr=3e-3, warmup_steps=20, decay_steps=80, ctc_only_steps=60,
+                              join_steps=20, label_smoothing=0.0)  # fmt: skip
+    data = replace(config.data, batch_s=10.0, noise_share=0.0, phrase_share=0.0)
+    learner = replace(config, augment=CLEAN, data=data, schedule=schedule, evaluate_every=125,
+                      model=replace(SMALL, dropout=0.0))  # fmt: skip
+    checkpoint = load_checkpoint(train(learner, tmp_path))
+    batch = collate([extract(spoken(word), checkpoint.features) for word in WORDS])
+    for weight in (0.0, 0.3, 1.0):
+        found = decode(checkpoint.model, *batch, DecodingConfig(beam=4, ctc_weight=weight))
+        assert [checkpoint.tokenizer.decode(one[0].tokens) for one in found] == list(WORDS)
+
+
+def test_steps_that_are_not_a_number_are_skipped_and_then_fatal(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(config, tmp_path)
+    good = next(trainer.batches())
+    bad = Batch(good.features_BTC * math.nan, good.frames_B, good.tokens_BL, good.tokens_B)
+    before = weights(trainer)
+    for _ in range(MAX_BAD_STEPS - 1):
+        assert trainer.update(bad) == {"skipped": 1.0}
+    assert torch.equal(weights(trainer), before)
+    trainer.step = 0  # the schedule is over by now
+    assert trainer.update(good)["loss"] > 0
+    assert not torch.equal(weights(trainer), before)
+    with pytest.raises(TrainingError, match="in a row"):
+        for _ in range(MAX_BAD_STEPS):
+            trainer.update(bad)
+
+
+@pytest.mark.parametrize("content", [b"", b"no torch file", b"PK\x03\x04 cut off"])
+def test_a_damaged_state_is_a_training_error(config: TrainConfig, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"state\.pt.*cannot be resumed"):
+        Trainer(config, tmp_path)
+
+
+def test_a_run_is_not_resumed_with_another_model(config: TrainConfig, tmp_path: Path) -> None:
+    Trainer(config, tmp_path).save()
+    with pytest.raises(TrainingError, match=r"state\.pt.*restore them or use a new folder"):
+        Trainer(replace(config, model=replace(SMALL, d_ff=128)), tmp_path)
+
+
+def test_the_learning_rate_climbs_stays_and_falls_to_zero() -> None:
+    schedule = ScheduleConfig(n_steps=100, lr=2.0, warmup_steps=10, decay_steps=50)
+    rates = [learning_rate(step, schedule) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9:51] == [2.0] * 42
+    assert rates[75] == pytest.approx(1.0)
+    assert rates[100] == 0.0
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+
+
+def test_the_ctc_head_learns_alone_and_then_shares() -> None:
+    schedule = ScheduleConfig(ctc_only_steps=10, join_steps=20, ctc_weight=0.3)
+    shares = [ctc_share(step, schedule) for step in range(40)]
+    assert shares[:11] == [1.0] * 11
+    assert shares[20] == pytest.approx(0.65)
+    assert shares[30:] == pytest.approx([0.3] * 10)
+
+
+def a_batch() -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    features = [torch.randn(frames, 3, generator=draw).numpy() for frames in (20, 12)]
+    return make_batch(features, [[4, 5, 4], [5]])
+
+
+def test_the_loss_of_a_batch_is_made_of_its_utterances(make_model: Callable[..., SpeechTransformer]) -> None:
+    model, batch = make_model(), a_batch()
+    alone = [
+        Batch(batch.features_BTC[i : i + 1, :frames], batch.frames_B[i : i + 1],
+              batch.tokens_BL[i : i + 1, : tokens + 2], batch.tokens_B[i : i + 1])
+        for i, (frames, tokens) in enumerate([(20, 3), (12, 1)])
+    ]  # fmt: skip
+    whole, parts = joint_loss(model, batch, 0.3, 0.0)
+    _, (first, second) = zip(*(joint_loss(model, one, 0.3, 0.0) for one in alone), strict=True)
+    assert parts["ctc"] == pytest.approx((first["ctc"] + second["ctc"]) / 2, rel=1e-5)
+    assert parts["attention"] == pytest.approx((4 * first["attention"] + 2 * second["attention"]) / 6, rel=1e-5)
+    assert float(whole.detach()) == pytest.approx(0.3 * parts["ctc"] + 0.7 * parts["attention"], rel=1e-5)
+
+
+def test_the_decoder_gets_no_gradient_while_the_ctc_head_learns_alone(
+    make_model: Callable[..., SpeechTransformer],
+) -> None:
+    model = make_model()
+    joint_loss(model, a_batch(), 1.0, 0.1)[0].backward()
+    assert all(weight.grad is None for weight in model.decoder.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in model.ctc_head.parameters())
+
+
+@pytest.mark.parametrize("ctc_weight", [1.0, 0.3])
+def test_a_batch_of_silence_and_of_no_frames_has_a_finite_gradient(
+    make_model: Callable[..., SpeechTransformer], ctc_weight: float
+) -> None:
+    model = make_model()
+    features = [torch.zeros(frames, 3).numpy() for frames in (8, 0)]
+    joint_loss(model, make_batch(features, [[], []]), ctc_weight, 0.1)[0].backward()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_biases_norms_and_embeddings_are_not_decayed(make_model: Callable[..., SpeechTransformer]) -> None:
+    model = make_model()
+    decayed, others = make_optimiser(model, ScheduleConfig(weight_decay=0.1)).param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    assert len(decayed["params"]) + len(others["params"]) == len(names)
+    assert not [name for name in (names[id(one)] for one in decayed["params"]) if "bias" in name or "norm" in name]
+    assert "decoder.embedding.weight" in [names[id(one)] for one in others["params"]]
+
+
+def test_the_average_of_checkpoints_is_the_mean_of_their_weights(
+    make_model: Callable[..., SpeechTransformer], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    models = [make_model(seed, vocab_size=len(tokenizer)) for seed in range(3)]
+    folders = [tmp_path / str(i) for i in range(3)]
+    for folder, model in zip(folders, models, strict=True):
+        save_checkpoint(folder, Checkpoint(model, FeatureConfig(n_mfcc=3), tokenizer))
+    for key, mean in average_weights(folders).items():
+        torch.testing.assert_close(mean, sum(model.state_dict()[key] for model in models) / 3)
+
+
+@pytest.mark.parametrize("kind", ["mean", "global"])
+def test_measured_features_have_the_scale_of_the_training_set(
+    config: TrainConfig, tmp_path: Path, kind: str
+) -> None:
+    trainer = Trainer(replace(config, features=FeatureConfig(normalise=kind)), tmp_path)
+    measured = trainer.config.features
+    assert len(measured.mean_C) == len(measured.scale_C) == measured.n_mfcc
+    frames = torch.cat([torch.from_numpy(extract(spoken(word), measured)) for word in WORDS])
+    assert frames.mean(0).abs().max() < 0.3
+    assert ((frames.std(0) > 0.7) & (frames.std(0) < 1.3)).all()
+    assert measure_features(trainer.training_set) == measured

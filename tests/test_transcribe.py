@@ -1,0 +1,62 @@
+"""The public Python API: order, batches, long audio, silence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechformer import DecodingConfig, Transcriber
+from speechformer.audio import SAMPLE_RATE_HZ
+from speechformer.checkpoint import Checkpoint
+from speechformer.errors import CheckpointError
+from speechformer.features import FeatureConfig
+from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.tokenizer import Tokenizer
+from speechformer.transcribe import MAX_SPAN_S
+from tests.conftest import spoken
+
+
+@pytest.fixture(scope="module")
+def transcriber(tokenizer: Tokenizer) -> Transcriber:
+    """An untrained model: what it writes means nothing, but must not depend on the company it is in."""
+    import torch
+
+    torch.manual_seed(3)
+    config = ModelConfig(vocab_size=len(tokenizer), d_model=32, d_ff=64, n_heads=2, n_encoder_layers=2)
+    model = SpeechTransformer(config).eval().requires_grad_(False)
+    return Transcriber(Checkpoint(model, FeatureConfig(), tokenizer), DecodingConfig(ctc_weight=0.5))
+
+
+def test_a_recording_alone_and_among_others_has_one_text(transcriber: Transcriber) -> None:
+    waveforms = [spoken("go"), np.tile(spoken("left"), 3), spoken("stop")[:4000]]
+    together = transcriber.transcribe_waveforms(waveforms, ["a", "b", "c"])
+    alone = [transcriber.transcribe((SAMPLE_RATE_HZ, waveform_N)) for waveform_N in waveforms]
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert any(one.text for one in together), "an untrained model that writes nothing would test nothing"
+    assert [one.name for one in together] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("n_samples", [0, 160, 5 * SAMPLE_RATE_HZ])
+def test_silence_and_next_to_nothing_have_no_text(transcriber: Transcriber, n_samples: int) -> None:
+    transcript = transcriber.transcribe((SAMPLE_RATE_HZ, np.zeros(n_samples, np.float32)))
+    assert transcript.text == ""
+    assert transcript.duration_s == n_samples / SAMPLE_RATE_HZ
+
+
+def test_ten_milliseconds_of_sound_have_no_text(transcriber: Transcriber) -> None:
+    assert transcriber.transcribe((SAMPLE_RATE_HZ, spoken("go")[:160])).text == ""
+
+
+def test_long_audio_is_cut_into_segments_the_model_knows(transcriber: Transcriber) -> None:
+    waveform_N = np.tile(spoken("right"), 60)
+    segments = transcriber.transcribe((SAMPLE_RATE_HZ, waveform_N)).segments
+    assert len(segments) > 2
+    assert segments[0].start_s == 0
+    assert segments[-1].end_s == len(waveform_N) / SAMPLE_RATE_HZ
+    assert all(before.end_s == after.start_s for before, after in zip(segments, segments[1:], strict=False))
+    assert all(one.end_s - one.start_s <= MAX_SPAN_S for one in segments)
+
+
+def test_a_model_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such model folder; give a folder or one of: .*commands-en"):
+        Transcriber.from_pretrained(tmp_path / "none")
