@@ -103,8 +103,8 @@ def build(transcriber: Transcriber, assets: Path = ASSETS) -> gr.Blocks:
             elem_id="audio",
         )
         with gr.Row(elem_id="actions"):
-            button = gr.Button("Transcribe", variant="primary", elem_id="transcribe")
-            again = gr.Button("Record again", elem_id="again")
+            button = gr.Button("Transcribe", variant="primary", size="md", min_width=120, elem_id="transcribe")
+            again = gr.Button("Record again", size="md", min_width=120, elem_id="again")
         with gr.Group(elem_id="result"):
             transcript = gr.Textbox(
                 label="Transcript",
@@ -125,7 +125,7 @@ def build(transcriber: Transcriber, assets: Path = ASSETS) -> gr.Blocks:
             show_progress_on=transcript,
         )
         gr.on([audio.start_recording, audio.clear], None, None, outputs, js=EMPTY)
-        again.click(lambda: gr.Audio(value=None, recording=True), None, audio, api_visibility="private")
+        again.click(None, None, None, js=RECORD)
         _add_examples(audio, listen, outputs, assets)
     return page
 
@@ -198,8 +198,13 @@ def theme() -> gr.Theme:
     ).set(
         # The theme's own shades are too pale to read on white (WCAG asks for a contrast of 4.5).
         button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
         body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_400",
     )
 
 
@@ -211,6 +216,13 @@ HEADER = """
 # The note is announced by screen readers when it changes.
 ANNOUNCE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 EMPTY = "() => ['', '']"
+# Gradio has no event that starts its recorder, so its own buttons are pressed: clear, microphone, record.
+RECORD = """() => {
+    const press = (what) => document.querySelector(`#audio ${what}`)?.click();
+    press(".top-panel button");
+    press(".source-selection button:nth-child(2)");
+    setTimeout(() => press(".record-button"), 200);
+}"""
 
 WAVEFORM = gr.WaveformOptions(
     waveform_color="#64748b", waveform_progress_color="#0d9488", trim_region_color="#0d9488", sample_rate=48_000

@@ -27,6 +27,7 @@ class AugmentConfig:
     """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit."""
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
+    pad: float = 0.5
     pad_s: float = 0.3
     room: float = 0.3
     noise: float = 0.5
@@ -94,9 +95,12 @@ def augment_waveform(
     waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator
 ) -> Waveform:
     """Draw and apply a speed, surrounding silence, a room, a band limit, a noise and a level, in that order."""
+    if not len(waveform_N):
+        return waveform_N
     waveform_N = change_speed(waveform_N, float(draw.choice(config.speeds)))
-    before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
-    waveform_N = np.pad(waveform_N, (before, after))
+    if draw.random() < config.pad:
+        before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
+        waveform_N = np.pad(waveform_N, (before, after))
     if len(sounds.rooms) and draw.random() < config.room:
         waveform_N = add_room(waveform_N, sounds.rooms[int(draw.integers(len(sounds.rooms)))])
     if draw.random() < config.band_limit:

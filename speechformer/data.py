@@ -171,7 +171,12 @@ class TrainingSet(Dataset[Batch]):
         self.seed = seed
         cache = config.train / ".cache"
         rows = [row for part in read_folder(config.train).values() for row in part]
+        for row, key in itertools.product(rows, ("duration", "text")):
+            if key not in row:
+                raise ManifestError(f'{row["audio_filepath"]}: its manifest line lacks "{key}"; write it for training')
         self.rows = [row for row in rows if row["duration"] <= config.max_s]
+        if not self.rows:
+            raise ManifestError(f"{config.train}: no utterance is as short as data.max_s = {config.max_s}; raise it")
         self.store = WaveformStore(self.rows, cache)
         sounds = read_folder(config.train, sounds=True)
         noises = WaveformStore(sounds.get("noise", []), cache).views()

@@ -18,7 +18,8 @@ from speechformer.errors import CheckpointError, ConfigError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
 SYMBOLS = {"&": " and ", "%": " percent ", "@": " at ", "+": " plus ", "=": " equals ", "°": " degrees "}
-ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b")
+ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)\b")
+SEAM = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])")  # 5|km, mp|3
 CLOCK = re.compile(r"\b(\d{1,2}):(\d{2})\b")
 MONEY = re.compile(r"([$£€])\s?(\d[\d,]*)")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -33,11 +34,11 @@ def normalise(text: str) -> str:
     """
     text = unicodedata.normalize("NFKD", text.replace("’", "'").replace("‘", "'")).lower()
     text = "".join(char for char in text if not unicodedata.combining(char))
-    text = MONEY.sub(lambda match: f"{match[2]} {CURRENCIES[match[1]]}", text)
+    text = MONEY.sub(lambda match: f"{match[2]} {CURRENCIES[match[1]]} ", text)
     for symbol, name in SYMBOLS.items():
         text = text.replace(symbol, name)
-    text = CLOCK.sub(_clock, text)
     text = ORDINAL.sub(lambda match: _number(match[1], "ordinal"), text)
+    text = CLOCK.sub(_clock, SEAM.sub(" ", text))
     text = NUMBER.sub(lambda match: _number(match[0], "cardinal"), text)
     words = re.sub(f"[^{ALPHABET}]+", " ", text).split()
     return " ".join(filter(None, map(_trim, words)))

@@ -214,8 +214,7 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """Yield batches from where the run is, epoch after epoch."""
         while True:
-            for batch in self.training_set.loader(self.epoch, self.number, self.world.rank, self.world.size):
-                yield batch
+            yield from self.training_set.loader(self.epoch, self.number, self.world.rank, self.world.size)
             self.epoch, self.number = self.epoch + 1, 0
 
     def train(self) -> Path:

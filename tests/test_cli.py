@@ -53,8 +53,16 @@ def wav(tmp_path: Path) -> Path:
 
 
 def test_help_answers_without_torch() -> None:
-    code = "import sys, speechformer.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
-    assert "transcribe" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = """
+import sys
+from speechformer.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "transcribe" in done.stdout
 
 
 def test_one_file_is_text_alone_and_several_have_names(run: Run, wav: Path, tmp_path: Path) -> None:

@@ -101,9 +101,7 @@ def as_pairs(hypotheses: list[Hypothesis]) -> list[tuple[tuple[int, ...], float]
     return [(one.tokens, one.log_probability) for one in hypotheses]
 
 
-def same_pairs(
-    found: list[tuple[tuple[int, ...], float]], expected: list[tuple[tuple[int, ...], float]]
-) -> None:
+def same_pairs(found: list[tuple[tuple[int, ...], float]], expected: list[tuple[tuple[int, ...], float]]) -> None:
     assert [words for words, _ in found] == [words for words, _ in expected]
     assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-4)
 
@@ -245,9 +243,7 @@ def test_no_frames_give_one_empty_hypothesis(make_model: MakeModel, n_best: int)
         ((4, 3, 2, 1, 5, 0, 0), 7, [4, 5]),
     ],
 )
-def test_ctc_greedy_takes_out_repeats_blanks_and_padding(
-    path: tuple[int, ...], length: int, tokens: list[int]
-) -> None:
+def test_ctc_greedy_takes_out_repeats_blanks_and_padding(path: tuple[int, ...], length: int, tokens: list[int]) -> None:
     ctc_logits_BMV = functional.one_hot(torch.tensor([path]), 6).float()
     assert ctc_greedy(ctc_logits_BMV, mask_from_lengths(torch.tensor([length]), 7)) == [tokens]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import misnamed
 from torch import Tensor
 from torch.nn import functional
 
 from speechformer.errors import ConfigError
 from speechformer.model import Dropout, ModelConfig, SpeechTransformer, attend, mask_from_lengths
+from tests.conftest import misnamed
 
 MakeModel = Callable[..., SpeechTransformer]
 pytestmark = pytest.mark.usefixtures("shapes")
@@ -76,9 +76,7 @@ def test_memory_beyond_the_end_is_zero(make_model: MakeModel) -> None:
 
 @both_positions
 @pytest.mark.parametrize("chunks", [(1,) * 7, (3, 1, 2, 1), (5, 2)])
-def test_cached_logits_are_the_uncached_ones(
-    make_model: MakeModel, positions: str, chunks: tuple[int, ...]
-) -> None:
+def test_cached_logits_are_the_uncached_ones(make_model: MakeModel, positions: str, chunks: tuple[int, ...]) -> None:
     model, batch, tokens_BL = make_model(positions=positions), draw_batch(), draw_tokens(len(FRAMES))
     cache, parts = model.start_decoding(*model.encode(*batch)), []
     for tokens in tokens_BL.split(chunks, dim=1):

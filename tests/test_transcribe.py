@@ -1,5 +1,6 @@
 """The public Python API: order, batches, long audio, silence."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,10 @@ def test_long_audio_is_cut_into_segments_the_model_knows(transcriber: Transcribe
     assert len(segments) > 2
     assert segments[0].start_s == 0
     assert segments[-1].end_s == len(waveform_N) / SAMPLE_RATE_HZ
-    assert all(before.end_s == after.start_s for before, after in zip(segments, segments[1:], strict=False))
+    assert all(before.end_s == after.start_s for before, after in itertools.pairwise(segments))
     assert all(one.end_s - one.start_s <= MAX_SPAN_S for one in segments)
 
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such model folder; give a folder or one of: .*commands-en"):
+    with pytest.raises(CheckpointError, match=r"no such model folder; give a folder or one of: .*commands-en"):
         Transcriber.from_pretrained(tmp_path / "none")

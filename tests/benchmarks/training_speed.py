@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from speechformer.data import Batch
 from speechformer.decoding import DecodingConfig, decode

@@ -1,0 +1,162 @@
+"""Whatever holds sound becomes 16 kHz mono; whatever does not is refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, segment, write_wav
+from speechformer.errors import AudioError
+
+
+def tone(rate_hz: int = SAMPLE_RATE_HZ, seconds: float = 0.5) -> np.ndarray[Any, Any]:
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(rate_hz * seconds)) / rate_hz)
+
+
+def wav_bytes(samples: np.ndarray[Any, Any], rate_hz: int = SAMPLE_RATE_HZ, **settings: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, **{"format": "WAV", **settings})
+    return file.getvalue()
+
+
+def is_the_tone(waveform_N: Waveform, tolerance: float = 0.01) -> None:
+    assert waveform_N.dtype == np.float32
+    assert waveform_N.flags.c_contiguous
+    assert waveform_N.shape == (8000,)
+    np.testing.assert_allclose(waveform_N[500:-500], tone()[500:-500], atol=tolerance)
+
+
+STEREO = np.stack((tone() * 1.5, tone() * 0.5), axis=1)
+ARRAYS = {
+    "float64": (16_000, tone()),
+    "float32": (16_000, tone().astype(np.float32)),
+    "int16": (16_000, (tone() * 32768).astype(np.int16)),
+    "int32": (16_000, (tone() * 2**31).astype(np.int32)),
+    "uint8": (16_000, (tone() * 128 + 128).astype(np.uint8)),
+    "stereo": (16_000, STEREO),
+    "8 channels": (16_000, np.repeat(tone()[:, None], 8, axis=1)),
+    "8 kHz": (8_000, tone(8_000)),
+    "44.1 kHz": (44_100, tone(44_100)),
+    "192 kHz": (192_000, tone(192_000)),
+}
+
+
+@pytest.mark.parametrize("source", ARRAYS.values(), ids=ARRAYS)
+def test_every_kind_of_array_is_the_same_sound(source: AudioSource) -> None:
+    is_the_tone(load_audio(source))
+
+
+def test_a_path_bytes_and_an_open_file_are_the_same_sound(tmp_path: Path) -> None:
+    content = wav_bytes(tone())
+    path = tmp_path / "tone.wav"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        for source in (path, str(path), content, io.BytesIO(content), file):
+            is_the_tone(load_audio(source))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"subtype": "PCM_U8"}, {"subtype": "FLOAT"}, {"subtype": "ULAW"}, {"format": "FLAC"}, {"format": "OGG"}],
+    ids=str,
+)
+def test_every_encoding_is_the_same_sound(settings: dict[str, str]) -> None:
+    is_the_tone(load_audio(wav_bytes(tone(), **settings)), tolerance=0.05)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    waveform_N = tone().astype(np.float32)
+    for name in ("tone.wav", "tone.flac"):
+        write_wav(tmp_path / name, waveform_N)
+        np.testing.assert_allclose(load_audio(tmp_path / name), waveform_N, atol=2**-15)
+
+
+def test_high_pitches_do_not_fold_down() -> None:
+    whistle = np.sin(2 * np.pi * 15_000 * np.arange(48_000) / 48_000)
+    assert abs(load_audio((48_000, whistle))[500:-500]).max() < 0.01
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
+def test_no_samples_are_an_empty_waveform(rate_hz: int) -> None:
+    assert load_audio((rate_hz, np.zeros(0, np.float32))).shape == (0,)
+    assert load_audio(wav_bytes(np.zeros(0), rate_hz)).shape == (0,)
+
+
+REFUSED = {
+    "NaN": ((16_000, np.array([0.0, np.nan])), "array: .*not numbers"),
+    "infinity": ((16_000, np.array([0.0, np.inf])), "array: .*not numbers"),
+    "rate 0": ((0, tone()), "array: .*sample rate of 0 Hz"),
+    "rate of 2 MHz": ((2_000_000, tone()), "array: .*sample rate"),
+    "three dimensions": ((16_000, np.zeros((2, 2, 2))), r"array: .*shape \(2, 2, 2\)"),
+    "channels first": ((16_000, np.zeros((1, 16_000))), r"array: .*shape \(1, 16000\)"),
+    "complex numbers": ((16_000, tone().astype(complex)), "array: .*complex128"),
+    "NaN in a file": (wav_bytes(np.full(9, np.nan), subtype="FLOAT"), "bytes: .*not numbers"),
+    "no bytes": (b"", "bytes: not audio"),
+    "text": (b"turn on the light " * 50, "bytes: not audio"),
+    "text in a file object": (io.BytesIO(b"turn on the light"), "stream: not audio"),
+    "half a header": (wav_bytes(tone())[:20], "bytes: not audio"),
+}
+
+
+@pytest.mark.parametrize(("source", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_sound_is_refused(source: AudioSource, message: str) -> None:
+    with pytest.raises(AudioError, match=message):
+        load_audio(source)
+
+
+def test_files_that_are_not_sound_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("turn on the light")
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "folder.wav").mkdir()
+    reasons = {
+        "text.wav": "not audio",
+        "empty.wav": "is empty",
+        "folder.wav": "a folder",
+        "missing.wav": "no such file",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(AudioError, match=f"{name}: .*{reason}.*; "):
+            load_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("format_name", ["WAV", "FLAC", "OGG"])
+def test_a_truncated_file_gives_what_there_is_or_is_refused(format_name: str) -> None:
+    content = wav_bytes(tone(seconds=3), format=format_name)
+    try:
+        waveform_N = load_audio(content[: len(content) // 2])
+    except AudioError:
+        return
+    assert len(waveform_N) < 3 * SAMPLE_RATE_HZ
+    assert np.isfinite(waveform_N).all()
+
+
+def test_a_header_that_promises_too_much_gives_what_there_is() -> None:
+    content = bytearray(wav_bytes(tone()))
+    content[40:44] = struct.pack("<I", 2**31)  # the length of the data chunk
+    is_the_tone(load_audio(bytes(content)))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 1.0001, 7.3])
+def test_segments_cover_all_without_gap_or_overlap(seconds: float) -> None:
+    waveform_N = np.random.default_rng(0).standard_normal(int(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
+    ranges = segment(waveform_N, max_s=1.0)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == len(waveform_N)
+    assert [end for _, end in ranges[:-1]] == [start for start, _ in ranges[1:]]
+    assert all(0 < end - start <= SAMPLE_RATE_HZ for start, end in ranges if len(waveform_N))
+
+
+def test_cuts_are_made_in_the_pauses() -> None:
+    waveform_N = np.random.default_rng(0).standard_normal(5 * SAMPLE_RATE_HZ).astype(np.float32)
+    pauses = [(25_000, 28_000), (52_000, 55_000)]
+    for start, end in pauses:
+        waveform_N[start:end] *= 0.01
+    cuts = [end for _, end in segment(waveform_N, max_s=2.0)[:-1]]
+    assert len(cuts) == 2
+    assert all(start + 400 < cut < end - 400 for cut, (start, end) in zip(cuts, pauses, strict=True))

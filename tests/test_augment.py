@@ -1,0 +1,191 @@
+"""Augmentations do what they say: measured, on average and at the ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from speechformer.audio import Waveform
+from speechformer.augment import (
+    AugmentConfig,
+    Sounds,
+    add_noise,
+    add_room,
+    augment_waveform,
+    change_speed,
+    crop,
+    limit_band,
+    mask_mel,
+)
+from speechformer.features import FeatureConfig, extract, log_mel
+
+RATE_HZ = 16_000
+
+
+def hiss(n_samples: int = RATE_HZ, seed: int = 0) -> Waveform:
+    return 0.1 * np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32)
+
+
+def tone(hertz: float, n_samples: int = RATE_HZ) -> Waveform:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(n_samples) / RATE_HZ)).astype(np.float32)
+
+
+def rms(waveform_N: Waveform) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform_N, dtype=np.float64))))
+
+
+def pitch(waveform_N: Waveform) -> float:
+    return float(np.abs(np.fft.rfft(waveform_N)).argmax() * RATE_HZ / len(waveform_N))
+
+
+def masked_cells(
+    config: AugmentConfig, n_draws: int = 3000, size: tuple[int, int] = (100, 80)
+) -> npt.NDArray[np.bool_]:
+    """Return which cells were masked in each of many draws, (draw, frame, band)."""
+    mel_TF = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    draw = np.random.default_rng(2)
+    return np.array([mask_mel(mel_TF, config, draw) != mel_TF for _ in range(n_draws)])
+
+
+def test_band_masks_hit_every_band_equally() -> None:
+    bands = masked_cells(AugmentConfig(time_masks=0, band_masks=1)).all(axis=1).mean(axis=0)
+    expected = np.mean([width / (80 + width) for width in range(13)])
+    assert (np.abs(bands - expected) < 5 * np.sqrt(expected / 3000)).all()
+
+
+def test_time_masks_hit_every_frame_equally() -> None:
+    config = AugmentConfig(time_masks=2, band_masks=0, time_mask_share=0.2)
+    frames = masked_cells(config).all(axis=2).mean(axis=0)
+    once = np.mean([width / (100 + width) for width in range(21)])
+    expected = 1 - (1 - once) ** 2
+    assert (np.abs(frames - expected) < 5 * np.sqrt(expected / 3000)).all()
+
+
+def test_a_mask_is_no_wider_than_the_settings_say() -> None:
+    bands = masked_cells(AugmentConfig(time_masks=0, band_masks=1)).all(axis=1).sum(axis=1)
+    assert bands.max() == 12
+    frames = masked_cells(AugmentConfig(time_masks=1, band_masks=0)).all(axis=2).sum(axis=1)
+    assert frames.max() == 7
+
+
+def test_a_masked_band_holds_its_mean_and_the_rest_is_untouched() -> None:
+    mel_TF = log_mel(hiss(), FeatureConfig())
+    masked_TF = mask_mel(mel_TF, AugmentConfig(time_masks=0), np.random.default_rng(0))
+    changed = (masked_TF != mel_TF).any(axis=0)
+    assert 0 < changed.sum() < 24
+    assert (masked_TF[:, changed] == mel_TF.mean(axis=0)[changed]).all()
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 5])
+def test_few_frames_can_be_masked(frames: int) -> None:
+    mel_TF = np.ones((frames, 80), np.float32)
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        assert np.array_equal(mask_mel(mel_TF, AugmentConfig(), draw), mel_TF)
+
+
+def test_masking_leaves_its_input_alone() -> None:
+    mel_TF = log_mel(hiss(), FeatureConfig())
+    before_TF = mel_TF.copy()
+    assert not np.array_equal(mask_mel(mel_TF, AugmentConfig(), np.random.default_rng(0)), before_TF)
+    assert np.array_equal(mel_TF, before_TF)
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 12.5, 30.0])
+def test_noise_is_added_at_the_ratio_asked_for(snr_db: float) -> None:
+    speech_N = tone(440)
+    noise_N = add_noise(speech_N, hiss(), snr_db) - speech_N
+    assert 20 * np.log10(rms(speech_N) / rms(noise_N)) == pytest.approx(snr_db, abs=0.1)
+
+
+@pytest.mark.parametrize("speed", AugmentConfig().speeds)
+def test_speed_changes_length_and_pitch_together(speed: float) -> None:
+    changed_N = change_speed(tone(1000), speed)
+    assert len(changed_N) == pytest.approx(RATE_HZ / speed, abs=2)
+    assert pitch(changed_N) == pytest.approx(1000 * speed, abs=3)
+
+
+def test_a_room_keeps_length_level_and_onset() -> None:
+    click_N = np.zeros(4000, np.float32)
+    click_N[1000] = 1
+    response_N = np.concatenate((np.zeros(50), [1.0], 0.1 * hiss(2000) * np.linspace(1, 0, 2000))).astype(np.float32)
+    wet_N = add_room(click_N, response_N)
+    assert len(wet_N) == 4000
+    assert rms(wet_N) == pytest.approx(rms(click_N), rel=1e-4)
+    assert np.abs(wet_N).argmax() == 1000
+    assert np.abs(wet_N[:999]).max() < 1e-6 < np.abs(wet_N[1100:]).max()
+
+
+@pytest.mark.parametrize("cutoff_hz", [3400.0, 5000.0])
+def test_a_band_limit_takes_away_what_lies_above_and_nothing_below(cutoff_hz: float) -> None:
+    below, above = (limit_band(tone(hertz), cutoff_hz) for hertz in (0.6 * cutoff_hz, 1.5 * cutoff_hz))
+    assert rms(below) == pytest.approx(rms(tone(0.6 * cutoff_hz)), rel=0.05)
+    assert rms(above) < 0.1 * rms(tone(1.5 * cutoff_hz))
+
+
+def test_a_short_noise_is_repeated_and_a_long_one_is_cut() -> None:
+    short, long = np.array([1, 2, 3], np.int16), np.arange(1000, dtype=np.int16)
+    draw = np.random.default_rng(0)
+    assert (crop(short, 7, draw) * 32768).tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert np.diff(crop(long, 100, draw) * 32768).tolist() == [1] * 99
+
+
+SOUNDS = Sounds(
+    [(3000 * hiss(seed=5)).astype(np.int16)], [hiss(800, seed=6) * np.linspace(1, 0, 800, dtype=np.float32)]
+)
+EVERYTHING = AugmentConfig(room=1, noise=1, band_limit=1)
+
+
+def test_augmentation_is_a_function_of_its_seed() -> None:
+    speech_N = tone(500, 4000)
+    before_N = speech_N.copy()
+    first, again, other = (
+        augment_waveform(speech_N, EVERYTHING, SOUNDS, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[:1000], other[:1000])
+    assert np.array_equal(speech_N, before_N)
+
+
+def test_masking_is_a_function_of_its_seed_and_draws_from_no_other() -> None:
+    mel_TF = log_mel(hiss(), FeatureConfig())
+    first, again, other = (mask_mel(mel_TF, AugmentConfig(), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_levels_lie_in_the_range_that_is_set() -> None:
+    draw = np.random.default_rng(0)
+    peaks = [np.abs(augment_waveform(tone(500, 2000), EVERYTHING, SOUNDS, draw)).max() for _ in range(100)]
+    levels = 20 * np.log10(peaks)
+    assert levels.min() == pytest.approx(-30, abs=2)
+    assert levels.max() == pytest.approx(0, abs=2)
+    assert -30.01 < levels.min() < levels.max() < 0.01
+
+
+def test_probabilities_are_kept() -> None:
+    class Counting(list):  # type: ignore[type-arg]
+        n = 0
+
+        def __getitem__(self, i: object) -> Waveform:
+            self.n += 1
+            return super().__getitem__(int(i))
+
+    noises, rooms, draw = Counting(SOUNDS.noises), Counting(SOUNDS.rooms), np.random.default_rng(0)
+    for _ in range(400):
+        augment_waveform(tone(500, 800), AugmentConfig(room=0.3, noise=0.6), Sounds(noises, rooms), draw)
+    assert noises.n / 400 == pytest.approx(0.6, abs=0.1)
+    assert rooms.n / 400 == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("n_samples", [0, 100, 8000])
+def test_digital_silence_stays_finite(n_samples: int) -> None:
+    draw = np.random.default_rng(0)
+    for i in range(20):
+        config = replace(EVERYTHING, pad_s=0.3 * (i % 2))
+        waveform_N = augment_waveform(np.zeros(n_samples, np.float32), config, SOUNDS, draw)
+        assert np.isfinite(waveform_N).all()
+        assert np.isfinite(extract(waveform_N, FeatureConfig())).all()

@@ -1,0 +1,119 @@
+"""MFCCs of a prefix are a prefix, gain does not matter, silence is an input like any other."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from speechformer.audio import Waveform
+from speechformer.errors import ConfigError
+from speechformer.features import (
+    FeatureConfig,
+    _mel_filters_FS,
+    collate,
+    extract,
+    log_mel,
+    mfcc,
+    n_frames,
+    normalise,
+)
+
+pytestmark = pytest.mark.usefixtures("shapes")
+CONFIG = FeatureConfig()
+
+
+def hiss(n_samples: int, seed: int = 0) -> Waveform:
+    return 0.1 * np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_samples", [512, 671, 672, 5000])
+def test_the_mfcc_of_a_prefix_is_a_prefix_of_the_mfcc(n_samples: int) -> None:
+    waveform_N = hiss(16_000)
+    waveform_N[8000:] *= 300  # what follows is far louder
+    whole_TC, part_TC = (mfcc(log_mel(one_N, CONFIG), CONFIG) for one_N in (waveform_N, waveform_N[:n_samples]))
+    np.testing.assert_allclose(part_TC, whole_TC[: len(part_TC)], atol=1e-4)
+    assert len(part_TC) == n_frames(n_samples)
+
+
+@pytest.mark.parametrize("n_samples", [0, 160, 511, 512, 671, 672, 16_000])
+def test_n_frames_is_the_real_count(n_samples: int) -> None:
+    assert len(extract(hiss(n_samples), CONFIG)) == n_frames(n_samples)
+
+
+def test_ten_milliseconds_give_no_frames() -> None:
+    assert extract(hiss(160), CONFIG).shape == (0, 40)
+
+
+def test_a_second_gives_about_a_hundred_frames() -> None:
+    assert 97 <= n_frames(16_000) <= 100
+
+
+def test_mfcc_agrees_with_librosa() -> None:
+    waveform_N = hiss(16_000)
+    expected_CT = librosa.feature.mfcc(
+        y=waveform_N, sr=16_000, n_mfcc=40, n_fft=512, hop_length=160, win_length=400, n_mels=80, center=False
+    )
+    np.testing.assert_allclose(mfcc(log_mel(waveform_N, CONFIG), CONFIG), expected_CT.T, rtol=1e-4, atol=1e-3)
+
+
+def test_the_mel_filters_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    mel = librosa.filters.mel
+    monkeypatch.setattr(librosa.filters, "mel", lambda **settings: calls.append(settings) or mel(**settings))
+    _mel_filters_FS.cache_clear()
+    for seed in range(3):
+        extract(hiss(1000, seed), CONFIG)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", ["utterance", "mean", "global"])
+@pytest.mark.parametrize("n_samples", [160, 512, 8000])
+def test_silence_gives_finite_features(kind: str, n_samples: int) -> None:
+    config = FeatureConfig(normalise=kind, mean_C=(1.0,) * 40, scale_C=(2.0,) * 40)
+    assert np.isfinite(extract(np.zeros(n_samples, np.float32), config)).all()
+
+
+def test_silence_is_a_hundred_decibels_below_full_scale() -> None:
+    np.testing.assert_allclose(log_mel(np.zeros(1000, np.float32), CONFIG), -100)
+
+
+@pytest.mark.parametrize("gain", [0.05, 3.0])
+@pytest.mark.parametrize("kind", ["utterance", "mean"])
+def test_gain_does_not_change_normalised_features(kind: str, gain: float) -> None:
+    config = FeatureConfig(normalise=kind, scale_C=(20.0,) * 40)
+    waveform_N = hiss(8000)
+    loud_TC, quiet_TC = (extract(one_N, config) for one_N in (waveform_N, waveform_N * np.float32(gain)))
+    np.testing.assert_allclose(loud_TC, quiet_TC, atol=1e-3)
+
+
+def test_gain_does_change_globally_normalised_features() -> None:
+    config = FeatureConfig(normalise="global", mean_C=(0.0,) * 40, scale_C=(20.0,) * 40)
+    assert abs(extract(hiss(8000), config) - extract(0.1 * hiss(8000), config)).max() > 1
+
+
+def test_an_utterance_is_brought_to_zero_mean_and_unit_variance() -> None:
+    features_TC = extract(hiss(16_000), CONFIG)
+    np.testing.assert_allclose(features_TC.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(features_TC.std(axis=0), 1, atol=0.02)
+
+
+def test_the_training_set_s_mean_and_scale_are_taken_away() -> None:
+    config = FeatureConfig(n_mfcc=2, normalise="global", mean_C=(1.0, 2.0), scale_C=(1.0, 4.0))
+    given_TC = np.array([[1.0, 2.0], [2.0, 10.0]], np.float32)
+    np.testing.assert_allclose(normalise(given_TC, config), [[0, 0], [1, 2]], atol=0.02)
+
+
+def test_collate_pads_with_zeros() -> None:
+    features = [extract(hiss(n_samples), CONFIG) for n_samples in (3000, 160, 8000)]
+    features_BTC, frames_B = collate(features)
+    assert frames_B.tolist() == [len(one_TC) for one_TC in features]
+    for row_TC, one_TC in zip(features_BTC, features, strict=True):
+        assert torch.equal(row_TC[: len(one_TC)], torch.from_numpy(one_TC))
+        assert not row_TC[len(one_TC) :].any()
+
+
+def test_more_coefficients_than_bands_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_mfcc = 90"):
+        FeatureConfig(n_mfcc=90)

@@ -1,0 +1,95 @@
+"""Free synthesisers speak into files; what they cannot speak is left out, and a missing one is named."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechformer.audio import load_audio, write_wav
+from speechformer.errors import SynthesisError
+from speechformer.synthesis import (
+    DEBIAN_PACKAGES,
+    ESPEAK_UNFIT,
+    PROGRAMS,
+    Request,
+    Voice,
+    espeak_variants,
+    random_voice,
+    require,
+    synthesise,
+)
+
+
+def needs(engine: str) -> list[pytest.MarkDecorator]:
+    missing = shutil.which(PROGRAMS[engine]) is None
+    reason = f"apt-get install {DEBIAN_PACKAGES[engine]}"
+    return [pytest.mark.synthesis, pytest.mark.skipif(missing, reason=reason)]
+
+
+engines = pytest.mark.parametrize("engine", [pytest.param(engine, marks=needs(engine)) for engine in PROGRAMS])
+VOICES = {
+    "espeak": Voice("espeak", "en-us"),
+    "flite": Voice("flite", "slt"),
+    "festival": Voice("festival", "kal_diphone"),
+}
+
+
+@engines
+def test_a_voice_speaks_longer_for_more_words(engine: str, tmp_path: Path) -> None:
+    texts = ["stop", "turn on the light in the kitchen"]
+    requests = [Request(text, VOICES[engine], tmp_path / f"{len(text)}.wav") for text in texts]
+    assert list(synthesise(requests)) == requests
+    short_N, long_N = (load_audio(request.path) for request in requests)
+    assert 0.1 * 16_000 < 1.5 * len(short_N) < len(long_N) < 6 * 16_000
+    assert min(abs(short_N).max(), abs(long_N).max()) > 0.05
+
+
+@engines
+def test_a_faster_voice_is_done_sooner(engine: str, tmp_path: Path) -> None:
+    voices = [replace(VOICES[engine], speed=speed) for speed in (0.75, 1.3)]
+    requests = [Request("turn on the light", voice, tmp_path / f"{voice.speed}.wav") for voice in voices]
+    slow_N, fast_N = (load_audio(request.path) for request in synthesise(requests))
+    assert len(slow_N) > 1.3 * len(fast_N)
+
+
+@engines
+def test_a_drawn_voice_is_a_function_of_its_seed(engine: str) -> None:
+    voices = [random_voice(engine, random.Random(seed)) for seed in (1, 1, 2)]
+    assert voices[0] == voices[1] != voices[2]
+    assert voices[0].speaker == f"{engine}_{voices[0].name}"
+
+
+@pytest.mark.parametrize("engine", [pytest.param("espeak", marks=needs("espeak"))])
+def test_robots_and_whispers_are_left_out(engine: str) -> None:
+    assert len(espeak_variants()) > 20
+    assert not [name for name in espeak_variants() for unfit in ESPEAK_UNFIT if unfit in name]
+
+
+@pytest.mark.parametrize("engine", [pytest.param("espeak", marks=needs("espeak"))])
+def test_what_cannot_be_spoken_is_left_out_without_a_trace(engine: str, tmp_path: Path) -> None:
+    requests = [
+        Request("", VOICES[engine], tmp_path / "nothing.wav"),
+        Request("-f /etc/hostname", VOICES[engine], tmp_path / "dash.wav"),
+    ]
+    assert [request.path.name for request in synthesise(requests)] == ["dash.wav"]
+    assert [path.name for path in tmp_path.iterdir()] == ["dash.wav"]
+
+
+def test_what_stands_already_is_not_spoken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    write_wav(tmp_path / "stop.wav", np.zeros(100, np.float32))
+    request = Request("stop", VOICES["espeak"], tmp_path / "stop.wav")
+    assert list(synthesise([request])) == [request]
+    assert len(load_audio(request.path)) == 100
+
+
+def test_a_missing_synthesiser_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SynthesisError, match=r"espeak, flite cannot be found.*apt-get install espeak-ng flite$"):
+        require(["espeak", "flite"])
+    require([])
