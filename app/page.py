@@ -94,14 +94,7 @@ def build(transcriber: Transcriber, assets: Path = ASSETS) -> gr.Blocks:
     listen = partial(hear, transcriber)
     with gr.Blocks(title="speechformer", analytics_enabled=False, delete_cache=(KEEP_S, KEEP_S)) as page:
         gr.HTML(HEADER, elem_id="header")
-        audio = gr.Audio(
-            sources=["microphone", "upload"],
-            type="filepath",
-            label="Your voice",
-            buttons=[],
-            waveform_options=WAVEFORM,
-            elem_id="audio",
-        )
+        audio = _add_recorder()
         with gr.Row(elem_id="actions"):
             button = gr.Button("Transcribe", variant="primary", size="md", min_width=120, elem_id="transcribe")
             again = gr.Button("Record again", size="md", min_width=120, elem_id="again")
@@ -128,6 +121,18 @@ def build(transcriber: Transcriber, assets: Path = ASSETS) -> gr.Blocks:
         again.click(None, None, None, js=RECORD)
         _add_examples(audio, listen, outputs, assets)
     return page
+
+
+def _add_recorder() -> gr.Audio:
+    # A path, not samples: Gradio would fail on unreadable files before `hear` could say what to do.
+    return gr.Audio(
+        sources=["microphone", "upload"],
+        type="filepath",
+        label="Your voice",
+        buttons=[],
+        waveform_options=WAVEFORM,
+        elem_id="audio",
+    )
 
 
 def _add_examples(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import librosa
 import numpy as np
 import numpy.typing as npt
 import scipy.signal
@@ -27,6 +28,7 @@ class AugmentConfig:
     """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit."""
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
+    trim: float = 0.25
     pad: float = 0.5
     pad_s: float = 0.3
     room: float = 0.3
@@ -62,6 +64,11 @@ def change_speed(waveform_N: Waveform, speed: float) -> Waveform:
     return np.asarray(changed_N.numpy(), np.float32)
 
 
+def trim_silence(waveform_N: Waveform) -> Waveform:
+    """Cut away what is 30 dB under the loudest part at both ends, as tight recordings are cut."""
+    return np.asarray(librosa.effects.trim(waveform_N, top_db=30, frame_length=512, hop_length=160)[0], np.float32)
+
+
 def add_room(waveform_N: Waveform, response_N: Waveform) -> Waveform:
     """Convolve with an impulse response; length, level and onset stay."""
     onset = int(np.abs(response_N).argmax())
@@ -94,10 +101,12 @@ def crop(noise_N: npt.NDArray[np.int16], n_samples: int, draw: np.random.Generat
 def augment_waveform(
     waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator
 ) -> Waveform:
-    """Draw and apply a speed, surrounding silence, a room, a band limit, a noise and a level, in that order."""
+    """Draw and apply a speed, tight or wide ends, a room, a band limit, a noise and a level, in that order."""
     if not len(waveform_N):
         return waveform_N
     waveform_N = change_speed(waveform_N, float(draw.choice(config.speeds)))
+    if draw.random() < config.trim:
+        waveform_N = trim_silence(waveform_N)
     if draw.random() < config.pad:
         before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
         waveform_N = np.pad(waveform_N, (before, after))

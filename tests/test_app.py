@@ -242,16 +242,21 @@ def running_browser(voice: Path, profile: Path) -> Iterator[Any]:
 
 def record(browser: Any, start: str) -> str:
     """Press a button that starts a recording, speak for a second, stop, and return the note."""
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     def shown(selector: str) -> Any:
         return next((one for one in browser.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()), None)
 
-    wait = WebDriverWait(browser, 60)
+    def seconds() -> int:
+        clock = shown("#audio .timestamps")
+        return int(clock.text.split(":")[-1]) if clock and ":" in clock.text else 0
+
+    wait = WebDriverWait(browser, 120, ignored_exceptions=[StaleElementReferenceException])
     wait.until(lambda _: shown(start)).click()
     stop = wait.until(lambda _: shown("#audio .stop-button"))
-    wait.until(lambda _: shown("#audio .timestamps") and "0:01" in shown("#audio .timestamps").text)
+    wait.until(lambda _: seconds() >= 1)
     assert not shown("#note p")  # the last result goes when the next recording starts
     stop.click()
     return str(wait.until(lambda _: shown("#note p")).text)

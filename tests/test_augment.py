@@ -19,6 +19,7 @@ from speechformer.augment import (
     crop,
     limit_band,
     mask_mel,
+    trim_silence,
 )
 from speechformer.features import FeatureConfig, extract, log_mel
 
@@ -124,6 +125,13 @@ def test_a_band_limit_takes_away_what_lies_above_and_nothing_below(cutoff_hz: fl
     below, above = (limit_band(tone(hertz), cutoff_hz) for hertz in (0.6 * cutoff_hz, 1.5 * cutoff_hz))
     assert rms(below) == pytest.approx(rms(tone(0.6 * cutoff_hz)), rel=0.05)
     assert rms(above) < 0.1 * rms(tone(1.5 * cutoff_hz))
+
+
+def test_quiet_ends_are_trimmed_and_the_sound_stays() -> None:
+    loud = tone(440, 8000)
+    trimmed = trim_silence(np.concatenate([0.001 * hiss(6400), loud, 0.001 * hiss(9600)]))
+    assert len(loud) <= len(trimmed) <= len(loud) + 2 * 512
+    assert rms(trimmed) == pytest.approx(rms(loud), rel=0.1)
 
 
 def test_a_short_noise_is_repeated_and_a_long_one_is_cut() -> None:
