@@ -17,6 +17,7 @@ from speechformer.errors import AudioError
 SAMPLE_RATE_HZ = 16_000
 MAX_CHANNELS = 64
 RATE_RANGE_HZ = (1_000, 768_000)
+RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
 Waveform = npt.NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | tuple[int, npt.NDArray[np.generic]]
@@ -26,22 +27,25 @@ def load_audio(source: AudioSource) -> Waveform:
     """Read a path, bytes, an open binary file or a (rate, array) pair.
 
     Arrays are `(samples,)` or `(samples, channels)`, floats in −1…1 or integers over their full range.
-    Returns `waveform_N` at 16 kHz; zero samples are fine. Raises AudioError, naming the source.
+    Returns `waveform_N` at 16 kHz. Raises AudioError, naming the source, for what is not audio or holds less than
+    it promises; an array may be empty, a file may not.
     """
     if isinstance(source, tuple):
         rate_hz, samples = source
-        return convert(samples, rate_hz, name="array")
+        return convert(np.asarray(samples), rate_hz, name="array")
     name, file = _open(source)
     try:
         samples, rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, EOFError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, EOFError, MemoryError) as error:
         raise AudioError(
             f"{name}: not audio that can be read ({_reason(error)}); give a WAV, FLAC, OGG or MP3 file"
         ) from error
+    if not len(samples):
+        raise AudioError(f"{name}: the file holds no samples; record it again")
     return convert(samples, rate_hz, name=name)
 
 
-def _open(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, str | BinaryIO]:
+def _open(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, bytes | BinaryIO]:
     if isinstance(source, bytes):
         return "bytes", io.BytesIO(source)
     if not isinstance(source, str | os.PathLike):
@@ -50,13 +54,31 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, str |
     if path.is_dir():
         raise AudioError(f"{path}: is a folder; give an audio file")
     try:
-        n_bytes = path.stat().st_size
-        path.open("rb").close()
+        n_bytes = path.stat().st_size if path.is_file() else None
+        with path.open("rb") as file:
+            _check_riff(file, n_bytes, path)
     except OSError as error:
         raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}; check the path") from error
     if n_bytes == 0:
         raise AudioError(f"{path}: the file is empty; record it again")
-    return str(path), str(path)
+    return str(path), os.fsencode(path)
+
+
+def _check_riff(file: BinaryIO, n_bytes: int | None, path: Path) -> None:
+    # libsndfile reads what is there of a WAV that was cut short, and says nothing.
+    if n_bytes is None or file.read(4) != b"RIFF":
+        return
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"data":
+            if size not in RIFF_SIZES_OF_STREAMS and file.tell() + size > n_bytes:
+                missing = 100 * (file.tell() + size - n_bytes) / size
+                raise AudioError(
+                    f"{path}: the file was cut short, {missing:.0f} % of its sound is missing; copy it again"
+                )
+            return
+        file.seek(size + size % 2, os.SEEK_CUR)
 
 
 def _reason(error: Exception) -> str:
@@ -70,7 +92,7 @@ def convert(samples: npt.NDArray[np.generic], rate_hz: int, name: str = "array")
     Channels are averaged. Raises AudioError for NaN or infinite samples and for impossible rates.
     """
     if not RATE_RANGE_HZ[0] <= rate_hz <= RATE_RANGE_HZ[1]:
-        raise AudioError(f"{name}: a sample rate of {rate_hz} Hz is out of range; give 8 to 192 kHz")
+        raise AudioError(f"{name}: a sample rate of {rate_hz} Hz is out of range; give 1 to 768 kHz")
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > MAX_CHANNELS):
         raise AudioError(f"{name}: audio of shape {samples.shape}; give (samples,) or (samples, channels)")
     waveform = _to_float(samples, name)
@@ -79,12 +101,12 @@ def convert(samples: npt.NDArray[np.generic], rate_hz: int, name: str = "array")
         raise AudioError(f"{name}: the audio holds samples that are not numbers; record or export it again")
     if rate_hz != SAMPLE_RATE_HZ and mono_N.size:
         mono_N = soxr.resample(mono_N, rate_hz, SAMPLE_RATE_HZ)
-    return np.ascontiguousarray(mono_N, dtype=np.float32)
+    return np.ascontiguousarray(mono_N.clip(-1.0, 1.0), dtype=np.float32)
 
 
 def _to_float(samples: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.float32]:
     if np.issubdtype(samples.dtype, np.floating):
-        return samples.astype(np.float32)
+        return samples.astype(np.float32, copy=False)
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(samples.dtype, np.signedinteger):

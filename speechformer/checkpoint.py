@@ -37,11 +37,10 @@ class Checkpoint:
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of a model: a path, or the name of a model that is shipped."""
-    shipped = PRETRAINED / str(name or DEFAULT_MODEL)
-    path = shipped if name is None or shipped.is_dir() else Path(name)
+    shipped = {folder.name: folder for folder in sorted(PRETRAINED.glob("*")) if folder.is_dir()}
+    path = shipped.get(str(name or DEFAULT_MODEL), Path(name or DEFAULT_MODEL))
     if not path.is_dir():
-        names = ", ".join(sorted(folder.name for folder in PRETRAINED.glob("*") if folder.is_dir()))
-        raise CheckpointError(f"{path}: there is no such model folder; give a folder or one of: {names}")
+        raise CheckpointError(f"{path}: there is no such model folder; give a folder or one of: {', '.join(shipped)}")
     return path
 
 
@@ -77,13 +76,20 @@ def load_checkpoint(folder: str | os.PathLike[str], device: str = "cpu") -> Chec
     try:
         model_config = build(ModelConfig, config["model"])
         features = build(FeatureConfig, config["features"])
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: cannot be used ({error}); copy the model again") from error
+    if model_config.n_features != features.n_mfcc:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: the model reads {model_config.n_features} features a frame and "
+            f"{features.n_mfcc} are made; copy the model again"
+        )
     if model_config.vocab_size != len(tokenizer):
         raise CheckpointError(
             f"{folder}: the model writes {model_config.vocab_size} tokens and tokenizer.model has {len(tokenizer)}; "
             "copy both from one model"
         )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {device}: there is no CUDA device here; use cpu")
     model = SpeechTransformer(model_config)
     _load_weights(model, folder / "model.safetensors")
     return Checkpoint(model.to(device).eval().requires_grad_(False), features, tokenizer)

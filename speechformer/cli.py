@@ -8,6 +8,7 @@ that needs them, so `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,13 @@ GROUP = 32  # files read and decoded together
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    # argparse takes no positional after an option that stands between: `train CONFIG --run DIR a.b=value`.
+    args, extras = parser.parse_known_args(argv)
+    if extras and not (args.command is _train and all("=" in extra and extra[0] != "-" for extra in extras)):
+        parser.error(f"unrecognized arguments: {' '.join(extras)}")
+    if extras:
+        args.overrides += extras
     command: Callable[[argparse.Namespace], int] = args.command
     try:
         return command(args)
@@ -36,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(error)
         return USAGE
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else closing it fails once more
         return SOME_FAILED
     except KeyboardInterrupt:
         _complain("interrupted")
@@ -110,13 +117,14 @@ def _load(args: argparse.Namespace) -> Transcriber:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    from speechformer.transcript import write, write_line
+    from speechformer.transcript import write, write_all, write_line
 
     inputs, n_failed = _find_inputs(args.paths)
     outputs = _plan_outputs(inputs, args.output_dir, args.format) if args.output_dir else {}
     transcriber = _load(args) if inputs else None
     alone = len(args.paths) == 1 and not args.paths[0].is_dir()
     n_done = 0
+    array: list[Transcript] = []
     for result in _run(transcriber, [path for path, _ in inputs], "transcribing"):
         if isinstance(result, AudioError):
             _complain(result)
@@ -125,8 +133,12 @@ def _transcribe(args: argparse.Namespace) -> int:
         n_done += 1
         if args.output_dir:
             _write_output(outputs[Path(result.name)], write(result, args.format))
+        elif args.format == "json" and not alone:
+            array.append(result)
         else:
             print(write_line(result, args.format, alone), end="", flush=True)
+    if array:
+        print(write_all(array), end="")
     if n_failed and n_done:
         _complain(f"{n_failed} of {n_failed + n_done} inputs could not be transcribed")
     return DONE if not n_failed else SOME_FAILED if n_done else NONE_DONE
@@ -150,14 +162,13 @@ def _find_inputs(paths: Iterable[Path]) -> tuple[list[tuple[Path, Path]], int]:
 
 
 def _plan_outputs(inputs: Iterable[tuple[Path, Path]], folder: Path, suffix: str) -> dict[Path, Path]:
-    outputs: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for path, name in inputs:
         output = folder / name.with_suffix(f".{suffix}")
-        if output in outputs.values():
-            first = next(path for path, other in outputs.items() if other == output)
+        first = sources.setdefault(output, path)
+        if first != path:
             raise SpeechformerError(f"{first} and {path} would both be written to {output}; transcribe them apart")
-        outputs[path] = output
-    return outputs
+    return {path: output for output, path in sources.items()}
 
 
 def _write_output(path: Path, text: str) -> None:
@@ -178,16 +189,16 @@ def _run(transcriber: Transcriber | None, paths: Sequence[Path], what: str) -> I
         return
     for start in _progress(range(0, len(paths), GROUP), what, len(paths) > GROUP):
         group = paths[start : start + GROUP]
-        results: dict[Path, AudioError | Waveform] = {}
-        for path in group:
+        good: dict[int, Waveform] = {}
+        bad: dict[int, AudioError] = {}
+        for i, path in enumerate(group):
             try:
-                results[path] = load_audio(path)
+                good[i] = load_audio(path)
             except AudioError as error:
-                results[path] = error
-        good = {path: result for path, result in results.items() if not isinstance(result, AudioError)}
-        heard = dict(zip(good, transcriber.transcribe_waveforms([*good.values()], [*map(str, good)]), strict=True))
-        for path, result in results.items():
-            yield result if isinstance(result, AudioError) else heard[path]
+                bad[i] = error
+        heard = transcriber.transcribe_waveforms([*good.values()], [str(group[i]) for i in good])
+        transcripts = dict(zip(good, heard, strict=True))
+        yield from (bad[i] if i in bad else transcripts[i] for i in range(len(group)))
 
 
 def _progress(steps: Sequence[int], what: str, shown: bool) -> Iterable[int]:
@@ -204,17 +215,21 @@ def _evaluate(args: argparse.Namespace) -> int:
     from speechformer.metrics import count_errors, score
     from speechformer.tokenizer import normalise
 
-    rows = [row for row in read_manifest(args.manifest) if isinstance(row.get("text"), str)]
-    if not rows:
+    rows = read_manifest(args.manifest)
+    if not any("text" in row for row in rows):
         raise SpeechformerError(f'{args.manifest}: holds no line with a "text" to compare with; give another')
-    texts = {Path(row["audio_filepath"]): normalise(row["text"]) for row in rows}
-    pairs, n_failed = [], 0
-    for result in _run(_load(args), list(texts), "evaluating"):
+    said = [row for row in rows if "text" in row]
+    n_failed = len(rows) - len(said)
+    if n_failed:
+        _complain(f'{args.manifest}: {n_failed} lines have no "text" and are not scored; write one in every line')
+    pairs = []
+    results = _run(_load(args), [Path(row["audio_filepath"]) for row in said], "evaluating")
+    for row, result in zip(said, results, strict=True):
         if isinstance(result, AudioError):
             _complain(result)
             n_failed += 1
         else:
-            pairs.append((texts[Path(result.name)], result.text, result.name, result.duration_s))
+            pairs.append((normalise(row["text"]), result.text, result.name, result.duration_s))
     if not pairs:
         return NONE_DONE
     figures = score([pair[0] for pair in pairs], [pair[1] for pair in pairs])

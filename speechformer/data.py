@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> list[Row]:
     Relative audio paths are taken from the manifest's folder. Raises ManifestError, naming the line.
     """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = Path(path).read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: the manifest cannot be read as text; check the path") from error
     return [_parse_row(line, f"{path}:{i}", Path(path).parent) for i, line in enumerate(lines, 1) if line.strip()]
@@ -83,6 +83,11 @@ def _parse_row(line: str, where: str, folder: Path) -> Row:
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
         raise ManifestError(f'{where}: has no "audio_filepath"; write one in every line')
+    for key, kind in (("duration", int | float), ("text", str)):
+        if key in row and not isinstance(row[key], kind):
+            raise ManifestError(
+                f'{where}: "{key}" is {row[key]!r}; write {"a number" if key == "duration" else "text"}'
+            )
     return {**row, "audio_filepath": str(folder / row["audio_filepath"])}
 
 
@@ -109,7 +114,7 @@ class WaveformStore:
     """
 
     def __init__(self, rows: Sequence[Row], cache: Path) -> None:
-        names = [(row["audio_filepath"], row.get("duration")) for row in rows]
+        names = [(row["audio_filepath"], *_version(row["audio_filepath"])) for row in rows]
         key = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
         path, index = cache / f"{key}.pcm", cache / f"{key}.npy"
         if not index.exists():
@@ -151,6 +156,15 @@ class WaveformStore:
     def seconds(self, i: int) -> float:
         """Length of a row's audio."""
         return float(self.offsets[i + 1] - self.offsets[i]) / SAMPLE_RATE_HZ
+
+
+def _version(path: str) -> tuple[int, int]:
+    """Return size and time of a file, which change when it is recorded again."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return 0, 0  # reading it will say what is wrong
+    return status.st_size, int(status.st_mtime)
 
 
 Item = tuple[int, ...]  # rows said one after the other; none: noise alone
@@ -218,11 +232,11 @@ class TrainingSet(Dataset[Batch]):
     def _bucket(self, items: list[Item], draw: np.random.Generator) -> list[list[Item]]:
         seconds = np.array([self._seconds(item) for item in items])
         order = np.argsort(seconds * draw.uniform(0.9, 1.1, len(items)))
-        batches: list[list[Item]] = [[]]
+        batches: list[list[Item]] = []
         longest = 0.0
         for i in order:
             longest = max(longest, seconds[i])
-            if batches[-1] and longest * (len(batches[-1]) + 1) > self.config.batch_s:
+            if not batches or longest * (len(batches[-1]) + 1) > self.config.batch_s:
                 batches.append([])
                 longest = seconds[i]
             batches[-1].append(items[i])
@@ -263,6 +277,8 @@ class TrainingSet(Dataset[Batch]):
     def loader(self, epoch: int, start: int = 0, rank: int = 0, size: int = 1) -> Iterator[Batch]:
         """Yield an epoch's batches from number `start` on, every `size`-th, made ahead by worker processes."""
         end = len(self.plan(epoch)) // size * size
+        if not end:
+            raise ManifestError(f"{self.config.train}: too few utterances for {size} batches; lower data.batch_s")
         keys = [(epoch, number) for number in range(start + rank, end, size)]
         n_workers = self.config.n_workers
         loader: DataLoader[Batch] = DataLoader(

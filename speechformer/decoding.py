@@ -17,8 +17,9 @@ from torch import Tensor
 
 from speechformer.errors import ConfigError
 from speechformer.model import SpeechTransformer
+from speechformer.tokenizer import BOS, EOS, UNK
+from speechformer.tokenizer import PAD as BLANK
 
-BLANK, BOS, EOS, UNK = 0, 1, 2, 3
 NEVER = -1e30
 
 

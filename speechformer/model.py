@@ -91,7 +91,7 @@ def mask_from_lengths(lengths_B: Tensor, size: int) -> Tensor:
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021, section 3.2): turns pairs of a head's numbers by the position.
 
-    A query's product with a key then depends on their distance only. Tables are kept for reuse.
+    A query's product with a key then depends on their distance only.
     """
 
     def __init__(self, head_width: int, base: float = 10_000.0) -> None:

@@ -6,11 +6,12 @@ so a list that was cut short can be given again.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,18 +32,7 @@ ESPEAK_ACCENTS = (
     "en-029", "en-us-nyc",
 )  # fmt: skip
 # Robots and whispers that people cannot follow teach nothing about people.
-ESPEAK_UNFIT = (
-    "robo",
-    "Robot",
-    "Demonic",
-    "croak",
-    "whisper",
-    "fast",
-    "Tweaky",
-    "anxious",
-    "klatt5",
-    "Storm",
-)
+ESPEAK_UNFIT = tuple("robo Robot Demonic croak whisper fast Tweaky anxious klatt5 Storm".split())
 MAX_S = 30.0
 
 
@@ -69,16 +59,32 @@ class Request:
     voice: Voice
     path: Path
 
+    @classmethod
+    def within(cls, folder: Path, text: str, voice: Voice) -> Request:
+        """Name the file by what is said and how, so that no other speech is ever taken for it."""
+        key = hashlib.sha256(repr((text, voice)).encode()).hexdigest()[:16]
+        return cls(text, voice, folder / key[:2] / f"{key}.flac")
 
-def require(engines: Iterable[str]) -> None:
+
+def require(engines: Collection[str]) -> None:
     """Raise SynthesisError that names the Debian packages of the engines that are not installed."""
     missing = [engine for engine in engines if shutil.which(PROGRAMS[engine]) is None]
-    if missing:
-        packages = " ".join(DEBIAN_PACKAGES[engine] for engine in missing)
+    packages = [DEBIAN_PACKAGES[engine] for engine in missing]
+    if "festival" in engines and "festival" not in missing and not set(FESTIVAL_VOICES) <= festival_voices():
+        packages.append(DEBIAN_PACKAGES["festival"])
+    if packages:
         raise SynthesisError(
-            f"{', '.join(missing)} cannot be found, so no speech can be synthesised; "
-            f"install it with: apt-get install {packages}"
+            f"{', '.join(missing) or 'a festival voice'} cannot be found, so no speech can be synthesised; "
+            f"install it with: apt-get install {' '.join(packages)}"
         )
+
+
+def festival_voices() -> set[str]:
+    """Return the names of festival's voices that are installed."""
+    listing = subprocess.run(
+        ["festival", "--batch", "(print (voice.list))"], capture_output=True, text=True, timeout=60
+    )
+    return set(listing.stdout.strip().strip("()").split())
 
 
 @cache
@@ -121,8 +127,14 @@ def _speak_one(request: Request) -> bool:
     commands: dict[str, Callable[[Request, Path], list[str]]] = {"espeak": _espeak, "flite": _flite}
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "speech.wav"
-        done = subprocess.run(commands[request.voice.engine](request, wav), capture_output=True, timeout=60)
-        return done.returncode == 0 and _keep(wav, request.path)
+        return _call(commands[request.voice.engine](request, wav)) and _keep(wav, request.path)
+
+
+def _call(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=300).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _espeak(request: Request, wav: Path) -> list[str]:
@@ -146,7 +158,7 @@ def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Reques
             wavs = [Path(folder) / f"{i}.wav" for i in range(len(part))]
             script = Path(folder) / "speak.scm"
             script.write_text("\n".join(map(_festival_line, part, wavs)), encoding="utf-8")
-            subprocess.run(["festival", "--batch", str(script)], capture_output=True, timeout=600)
+            _call(["festival", "--batch", str(script)])
             yield from (request for request, wav in zip(part, wavs, strict=True) if _keep(wav, request.path))
 
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,17 +30,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from speechformer.augment import AugmentConfig
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from speechformer.config import write_yaml
-from speechformer.data import Batch, DataConfig, Row, TrainingSet, WaveformStore, read_folder
-from speechformer.decoding import DecodingConfig, ctc_greedy, search
-from speechformer.errors import TrainingError
-from speechformer.features import FeatureConfig, collate, extract, log_mel, mfcc
-from speechformer.metrics import score
+from speechformer.config import load_config, to_dict, write_yaml
+from speechformer.data import Batch, DataConfig, TrainingSet
+from speechformer.errors import ConfigError, TrainingError
+from speechformer.evaluation import DevSet
+from speechformer.features import FeatureConfig, log_mel, mfcc
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import PAD, Tokenizer
 from speechformer.world import World
 
-SYNTHETIC = "synthetic"
 MAX_BAD_STEPS = 20
 
 
@@ -79,6 +82,11 @@ class TrainConfig:
     keep_best: int = 5
     max_dev_utterances: int = 300
 
+    def __post_init__(self) -> None:
+        for name in ("evaluate_every", "save_every", "log_every", "keep_best", "max_dev_utterances"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is 1 or more, not {getattr(self, name)}")
+
 
 def learning_rate(step: int, schedule: ScheduleConfig) -> float:
     """Return the learning rate of a step: up, level, down (Zhai et al. 2022, section 3.5)."""
@@ -118,58 +126,6 @@ def joint_loss(
     return ctc_weight * ctc + (1 - ctc_weight) * attention, parts
 
 
-class DevSet:
-    """Real dev speech, its features made once; synthetic speech is scored too and never chosen by."""
-
-    def __init__(self, folder: Path, features: FeatureConfig, max_utterances: int) -> None:
-        self.corpora: dict[str, tuple[list[np.ndarray[Any, Any]], list[str]]] = {}
-        for name, rows in read_folder(folder).items():
-            rows = _spread(rows, max_utterances)
-            store = WaveformStore(rows, folder / ".cache")
-            rows_and_features = [(row["text"], extract(store[i], features)) for i, row in enumerate(rows)]
-            rows_and_features.sort(key=lambda pair: len(pair[1]))
-            self.corpora[name] = (
-                [pair[1] for pair in rows_and_features],
-                [pair[0] for pair in rows_and_features],
-            )
-
-    def evaluate(self, checkpoint: Checkpoint, ctc_only: bool, world: World) -> dict[str, float]:
-        """Return the greedy word error rate of every corpus, and "real": the mean over the real ones."""
-        batches = [
-            (name, start) for name, (features, _) in self.corpora.items() for start in range(0, len(features), 32)
-        ]
-        heard = {}
-        for name, start in batches[world.rank :: world.size]:
-            features = self.corpora[name][0][start : start + 32]
-            heard[name, start] = transcribe_batch(checkpoint, features, ctc_only, world.device)
-        heard = {key: texts for part in world.gather(heard) for key, texts in part.items()}
-        rates = {}
-        for name, (_, texts) in self.corpora.items():
-            hypotheses = [text for corpus, start in batches if corpus == name for text in heard[corpus, start]]
-            rates[name] = score(texts, hypotheses).wer
-        real = [min(1.0, rate) for name, rate in rates.items() if name != SYNTHETIC] or list(rates.values())
-        return {**rates, "real": float(np.mean(real))}
-
-
-def _spread(rows: list[Row], n: int) -> list[Row]:
-    """Take `n` rows evenly from all of them."""
-    return [rows[i * len(rows) // n] for i in range(n)] if len(rows) > n else rows
-
-
-@torch.inference_mode()
-def transcribe_batch(
-    checkpoint: Checkpoint, features: Sequence[np.ndarray[Any, Any]], ctc_only: bool, device: str
-) -> list[str]:
-    """Return greedy texts of utterances' features."""
-    model = checkpoint.model
-    features_BTC, frames_B = collate(features)
-    memory_BMD, mask_BM = model.encode(features_BTC.to(device), frames_B.to(device))
-    if ctc_only:
-        return [checkpoint.tokenizer.decode(ids) for ids in ctc_greedy(model.ctc_logits(memory_BMD), mask_BM)]
-    found = search(model, memory_BMD, mask_BM, DecodingConfig(beam=1))
-    return [checkpoint.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]
-
-
 def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> FeatureConfig:
     """Return the feature settings with mean and scale of the training set filled in, where they are used."""
     config = training_set.features
@@ -182,8 +138,8 @@ def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> Feat
     ]
     if config.normalise == "mean":
         frames = [features_TC - features_TC.mean(axis=0) for features_TC in frames if len(features_TC)]
-    frames_NC = np.concatenate(frames)
-    mean_C, scale_C = frames_NC.mean(axis=0), frames_NC.std(axis=0)
+    frames_TC = np.concatenate(frames)
+    mean_C, scale_C = frames_TC.mean(axis=0), frames_TC.std(axis=0)
     return replace(config, mean_C=tuple(map(float, mean_C)), scale_C=tuple(map(float, scale_C)))
 
 
@@ -206,10 +162,11 @@ class Trainer:
         self.step = self.epoch = self.number = self.bad_steps = 0
         self.best: list[tuple[float, int]] = []
         torch.manual_seed(config.seed + self.world.rank)  # the processes' weights are one, their dropout is not
-        if self.world.leads:
-            write_yaml(self.config, run / "config.yaml")
+        self.stopping = False
         if (run / "state.pt").exists():
             self.resume()
+        if self.world.leads:
+            write_yaml(self.config, run / "config.yaml")
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches from where the run is, epoch after epoch."""
@@ -218,26 +175,41 @@ class Trainer:
             self.epoch, self.number = self.epoch + 1, 0
 
     def train(self) -> Path:
-        """Run to the last step and return the model's folder. Interrupted, it saves what it has first."""
+        """Run to the last step and return the model's folder.
+
+        Told to stop (SIGINT, SIGTERM), it finishes the step, saves, and raises KeyboardInterrupt.
+        """
         schedule, batches = self.config.schedule, self.batches()
+        if self.step >= schedule.n_steps and (self.run / "model").exists():
+            raise TrainingError(f"{self.run}: this run is finished; raise schedule.n_steps or use a new folder")
         columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    TextColumn("{task.fields[status]}"))  # fmt: skip
         log = _Log(self.run, self.step, self.world)
         with Progress(*columns, disable=not self.world.leads) as progress:
             task = progress.add_task("train", total=schedule.n_steps, completed=self.step, status="")
-            try:
+            with self._signals():
                 while self.step < schedule.n_steps:
                     batch = next(batches).to(self.world.device)
                     log.count(batch, self.update(batch))
                     self._after_step(log)
                     progress.update(task, completed=self.step, status=log.status)
-            except KeyboardInterrupt:
-                if self.world.size == 1:
-                    self.save()
-                raise
-        self.save()
         self.evaluate(log)
         return self.finish(log)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(*_: object) -> None:
+            self.stopping = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may be told to stop
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step and return the losses; a step that is not a number is skipped."""
@@ -273,22 +245,25 @@ class Trainer:
             self.evaluate(log)
         if self.step % self.config.save_every == 0:
             self.save()
+        if self.stopping and self.world.size == 1:
+            self.save()
+            raise KeyboardInterrupt
 
     def evaluate(self, log: _Log) -> None:
         """Score dev speech; keep the checkpoint if it is among the best on the real part."""
         ctc_only = ctc_share(self.step - 1, self.config.schedule) == 1.0
         rates = self._rates(self.checkpoint, ctc_only)
         log.evaluated(self.step, rates)
-        self.best = sorted([*self.best, (rates["real"], self.step)])[: self.config.keep_best]
-        if not self.world.leads:
-            return
-        if (rates["real"], self.step) in self.best:
+        others = [(rate, step) for rate, step in self.best if step != self.step]
+        self.best = sorted([*others, (rates["real"], self.step)])[: self.config.keep_best]
+        if self.world.leads and (rates["real"], self.step) in self.best:
             save_checkpoint(self.run / "best" / f"{self.step:07}", self.checkpoint)
-        for folder in (self.run / "best").glob("*"):
-            if int(folder.name) not in [step for _, step in self.best]:
-                for part in folder.iterdir():
-                    part.unlink()
-                folder.rmdir()
+        self.save()  # before anything that an earlier state names goes
+        if self.world.leads:
+            kept = {f"{step:07}" for _, step in self.best}
+            for folder in (self.run / "best").glob("*"):
+                if folder.name not in kept:
+                    shutil.rmtree(folder)
 
     def _rates(self, checkpoint: Checkpoint, ctc_only: bool) -> dict[str, float]:
         checkpoint.model.eval()
@@ -297,7 +272,7 @@ class Trainer:
     def finish(self, log: _Log) -> Path:
         """Average the best checkpoints; write the average or the best one, whichever real dev speech prefers."""
         folders = [self.run / "best" / f"{step:07}" for _, step in self.best]
-        self.world.gather(None)  # the leader's files stand
+        self.world.wait()  # for the leader's files
         average = load_checkpoint(folders[0], self.world.device)
         average.model.load_state_dict(average_weights(folders))
         rates = self._rates(average, ctc_share(self.step - 1, self.config.schedule) == 1.0)
@@ -309,7 +284,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write all that is needed to go on exactly, atomically."""
-        random = self.world.gather(torch.get_rng_state())
+        cuda = torch.device(self.world.device).type == "cuda"
+        random = self.world.gather((torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None))
         if not self.world.leads:
             return
         state = {
@@ -325,6 +301,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the state that `save` wrote."""
+        self._check_settings()
         path = self.run / "state.pt"
         try:
             state = torch.load(path, map_location=self.world.device, weights_only=True)
@@ -334,9 +311,28 @@ class Trainer:
             raise TrainingError(
                 f"{path}: the run cannot be resumed with these settings; restore them or use a new folder"
             ) from error
-        torch.set_rng_state(state["random"][min(self.world.rank, len(state["random"]) - 1)].cpu())
+        cpu, cuda = state["random"][min(self.world.rank, len(state["random"]) - 1)]
+        torch.set_rng_state(cpu.cpu())
+        if cuda is not None and torch.device(self.world.device).type == "cuda":
+            torch.cuda.set_rng_state(cuda.cpu())
         self.step, self.epoch, self.number, self.bad_steps = state["place"]
         self.best = [(float(rate), int(step)) for rate, step in state["best"]]
+
+    def _check_settings(self) -> None:
+        """Refuse to go on with another network or other features; say what else has changed."""
+        if not (self.run / "config.yaml").exists():
+            return
+        old = load_config(TrainConfig, self.run / "config.yaml")
+        for name in ("model", "features", "seed"):
+            if getattr(old, name) != getattr(self.config, name):
+                raise TrainingError(
+                    f'{self.run}: "{name}" is not what the run began with; restore it (see config.yaml there) '
+                    "or use a new folder"
+                )
+        for name in ("data", "augment", "schedule"):
+            was, now = to_dict(getattr(old, name)), to_dict(getattr(self.config, name))
+            for key in (key for key in now if was[key] != now[key] and self.world.leads):
+                print(f"{self.run}: going on with {name}.{key} = {now[key]}, before {was[key]}", file=sys.stderr)
 
 
 def make_optimiser(model: SpeechTransformer, schedule: ScheduleConfig) -> torch.optim.Optimizer:
@@ -361,7 +357,9 @@ class _Log:
 
     def __init__(self, run: Path, step: int, world: World) -> None:
         self.path, self.world = run / "metrics.jsonl", world
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step or None) if world.leads else None
+        self.board = (
+            SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None) if world.leads else None
+        )
         self.sums: dict[str, list[float]] = {}
         self.utterances, self.seconds, self.since = 0, 0.0, time.monotonic()
         self.status = self.dev = ""
@@ -382,6 +380,7 @@ class _Log:
 
     def evaluated(self, step: int, rates: dict[str, float], what: str = "checkpoint") -> None:
         self._record(step, "dev", rates, what)
+        self.sums, self.utterances, self.seconds = {}, 0, 0.0
         self.dev = f" · dev WER {100 * rates['real']:.1f} %"
         self.since = time.monotonic()
 

@@ -15,10 +15,10 @@ import numpy as np
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, segment
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.decoding import DecodingConfig, Hypothesis, decode
-from speechformer.features import collate, extract
+from speechformer.features import FRAMES_PER_S, collate, extract
 from speechformer.transcript import Segment, Transcript
 
-MAX_SPAN_S = 15.0  # training utterances are no longer
+MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH_S = 60.0
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
@@ -80,7 +80,7 @@ class Transcriber:
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
         features = {i: extract(pieces[i], self.checkpoint.features) for i in audible}
         order = sorted((i for i in audible if len(features[i])), key=lambda i: len(features[i]))
-        for batch in _batches(order, [len(features[i]) / 100 for i in order]):
+        for batch in _batches(order, [len(features[i]) / FRAMES_PER_S for i in order]):
             features_BTC, frames_B = collate([features[i] for i in batch])
             found = decode(self.checkpoint.model, features_BTC.to(self.device), frames_B.to(self.device), self.decoding)
             for i, hypotheses in zip(batch, found, strict=True):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+
+from speechformer.errors import ConfigError
 
 Part = TypeVar("Part")
 
@@ -23,6 +25,10 @@ class World:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+        if device == "cuda":
+            if not torch.cuda.is_available():
+                raise ConfigError("device is cuda and there is no CUDA device here; use device=cpu")
+            torch.cuda.set_device(self.device)
         if self.size > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if device == "cuda" else "gloo")
 
@@ -42,10 +48,15 @@ class World:
         for gradient, mean in zip(real, torch.split(flat, [gradient.numel() for gradient in real]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
+    def wait(self) -> None:
+        """Return when every process has come to this line."""
+        if self.size > 1:
+            distributed.barrier()
+
     def gather(self, part: Part) -> list[Part]:
         """Return every process's part, in order of rank, to every process."""
         if self.size == 1:
             return [part]
         parts: list[Part | None] = [None] * self.size
         distributed.all_gather_object(parts, part)
-        return [one for one in parts if one is not None]
+        return cast("list[Part]", parts)

@@ -12,7 +12,8 @@ import speechformer
 PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
     "errors", "config", "audio", "metrics", "transcript", "features", "augment", "tokenizer", "grammar",
-    "synthesis", "model", "decoding", "checkpoint", "data", "transcribe", "world", "training", "inspect", "cli",
+    "synthesis", "model", "decoding", "checkpoint", "data", "transcribe", "world",
+    "evaluation", "training", "inspect", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)

@@ -83,9 +83,10 @@ def test_high_pitches_do_not_fold_down() -> None:
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
-def test_no_samples_are_an_empty_waveform(rate_hz: int) -> None:
+def test_no_samples_are_an_empty_waveform_but_not_a_file(rate_hz: int) -> None:
     assert load_audio((rate_hz, np.zeros(0, np.float32))).shape == (0,)
-    assert load_audio(wav_bytes(np.zeros(0), rate_hz)).shape == (0,)
+    with pytest.raises(AudioError, match="holds no samples"):
+        load_audio(wav_bytes(np.zeros(0), rate_hz))
 
 
 REFUSED = {
@@ -125,8 +126,19 @@ def test_files_that_are_not_sound_are_refused_by_name(tmp_path: Path) -> None:
             load_audio(tmp_path / name)
 
 
+def test_a_wav_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    content = wav_bytes(tone(seconds=3))
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 4])
+    with pytest.raises(AudioError, match=r"cut\.wav: the file was cut short, 75 % of its sound is missing; "):
+        load_audio(tmp_path / "cut.wav")
+    stream = bytearray(content)
+    stream[40:44] = struct.pack("<I", 2**32 - 1)  # what a program writes that does not know how much will come
+    (tmp_path / "stream.wav").write_bytes(stream)
+    is_the_tone(load_audio(tmp_path / "stream.wav"))
+
+
 @pytest.mark.parametrize("format_name", ["WAV", "FLAC", "OGG"])
-def test_a_truncated_file_gives_what_there_is_or_is_refused(format_name: str) -> None:
+def test_truncated_bytes_give_what_there_is_or_are_refused(format_name: str) -> None:
     content = wav_bytes(tone(seconds=3), format=format_name)
     try:
         waveform_N = load_audio(content[: len(content) // 2])

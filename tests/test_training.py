@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,12 +60,13 @@ def weights(trainer: Trainer) -> Tensor:
 
 
 def cut_off(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train until Control-C in the middle of a step."""
+    """Train until a signal comes in the middle of a step, after dropout has drawn."""
 
     def loss_and_interrupt(*args: Any) -> tuple[Tensor, dict[str, float]]:
-        if trainer.step == step:
-            raise KeyboardInterrupt
-        return joint_loss(*args)
+        loss = joint_loss(*args)
+        if trainer.step == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
 
     monkeypatch.setattr("speechformer.training.joint_loss", loss_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -148,8 +151,19 @@ def test_a_damaged_state_is_a_training_error(config: TrainConfig, tmp_path: Path
 
 def test_a_run_is_not_resumed_with_another_model(config: TrainConfig, tmp_path: Path) -> None:
     Trainer(config, tmp_path).save()
-    with pytest.raises(TrainingError, match=r"state\.pt.*restore them or use a new folder"):
+    with pytest.raises(
+        TrainingError, match=r'"model" is not what the run began with; restore it .* or use a new folder'
+    ):
         Trainer(replace(config, model=replace(SMALL, d_ff=128)), tmp_path)
+    assert load_config(TrainConfig, tmp_path / "config.yaml").model.d_ff == SMALL.d_ff
+
+
+def test_a_finished_run_is_not_trained_again(config: TrainConfig, tmp_path: Path) -> None:
+    short = replace(config, schedule=replace(config.schedule, n_steps=2))
+    train(short, tmp_path)
+    with pytest.raises(TrainingError, match=r"is finished; raise schedule\.n_steps"):
+        train(short, tmp_path)
+    assert load_checkpoint(train(config, tmp_path))
 
 
 def test_the_learning_rate_climbs_stays_and_falls_to_zero() -> None:

@@ -135,11 +135,11 @@ def plan(texts: list[str], folder: Path, seed: int) -> Iterator[Request]:
     """Draw requests without end: the first n are the same whatever n is."""
     draw = random.Random(seed)
     short = [text for text in texts if len(text.split()) <= MAX_WORDS]
-    for number in range(sys.maxsize):
+    while True:
         engine = draw.choices(list(ENGINES), list(ENGINES.values()))[0]
         voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw)
         text = draw_text(draw) if draw.random() < DRAWN_TEXT_SHARE or not short else draw.choice(short)
-        yield Request(text, voice, folder / f"{number // 1000:03}" / f"{number:06}.flac")
+        yield Request.within(folder, text, voice)
 
 
 def draw_dev_voice(draw: random.Random) -> Voice:

@@ -39,10 +39,10 @@ def main() -> int:
 def prepare(out: Path, split: str, n_utterances: int) -> None:
     draw = random.Random(split)
     requests = []
-    for number in range(n_utterances):
+    for _ in range(n_utterances):
         text = " ".join(draw.choices(DIGITS, k=draw.randint(1, 4)))
         voice = draw_voice(split, draw)
-        requests.append(Request(text, voice, out / "audio" / split / f"{number:05}.flac"))
+        requests.append(Request.within(out / "audio" / split, text, voice))
     spoken = track(synthesise(requests), f"synthesising {split}", total=n_utterances)
     write_manifest(out / split / "synthetic.jsonl", [row(request) for request in spoken])
 

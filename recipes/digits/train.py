@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from speechformer.config import load_config
-from speechformer.training import TrainConfig, train
+from speechformer.cli import main
 
 if __name__ == "__main__":
-    config = load_config(TrainConfig, Path(__file__).with_name("config.yaml"), sys.argv[2:])
-    print(train(config, Path(sys.argv[1])))
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    config = Path(__file__).with_name("config.yaml")
+    sys.exit(main(["train", str(config), *sys.argv[2:], "--run", sys.argv[1]]))
