@@ -127,7 +127,7 @@ def test_files_that_are_not_sound_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_wav_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
-    content = wav_bytes(tone(seconds=3))
+    content = wav_bytes(tone())
     (tmp_path / "cut.wav").write_bytes(content[: len(content) // 4])
     with pytest.raises(AudioError, match=r"cut\.wav: the file was cut short, 75 % of its sound is missing; "):
         load_audio(tmp_path / "cut.wav")

@@ -89,6 +89,7 @@ def prepare_sounds(folder: Path, out: Path, kind: str) -> None:
     for split in ("train", "test"):
         sets = [path for path in sorted(folder.glob("*/manifest.jsonl")) if is_test(path) == (split == "test")]
         rows = [{**row, "corpus": path.parent.name} for path in sets for row in read_manifest(path)]
+        rows = [row for row in rows if row.get("use") != "effect"]  # reversed and gated ones are no rooms
         if rows:
             write_manifest(out / split / f"_{kind}.jsonl", rows)
 

@@ -1,0 +1,38 @@
+"""The model that is shipped: small, found without a network, and right about the samples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechformer import Transcriber
+from speechformer.checkpoint import find_model
+
+ASSETS = sorted((Path(__file__).parents[1] / "assets").glob("*.wav"))
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> Transcriber:
+    """The default model."""
+    return Transcriber.from_pretrained()
+
+
+def test_it_is_small_and_has_a_card() -> None:
+    parts = {path.name: path.stat().st_size for path in find_model().iterdir()}
+    assert parts.keys() == {"config.json", "model.safetensors", "tokenizer.model", "MODEL_CARD.md"}
+    assert sum(parts.values()) <= 30e6
+
+
+@pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.stem)
+def test_it_writes_what_the_samples_say(transcriber: Transcriber, path: Path) -> None:
+    assert transcriber.transcribe(path).text == path.stem.replace("-", " ")
+
+
+def test_there_are_samples() -> None:
+    assert len(ASSETS) >= 5
+
+
+@pytest.mark.parametrize("level", [0.0, 0.003])
+def test_it_writes_nothing_for_silence_and_hiss(transcriber: Transcriber, level: float) -> None:
+    hiss_N = level * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
+    assert transcriber.transcribe((16_000, hiss_N)).text == ""
