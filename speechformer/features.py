@@ -4,7 +4,7 @@ Frame t covers the 25 ms window in the middle of samples 160·t … 160·t + 511
 a prefix of the features. Nothing here looks at the whole clip (librosa's `top_db` would) but `normalise`,
 which takes away what a microphone's gain and tone add.
 
-Suffixes: N samples, T 10 ms frames, F mel bands, C cepstral coefficients, B utterances.
+Suffixes: N samples, T 10 ms frames, S bins of the spectrum, F mel bands, C cepstral coefficients, B utterances.
 """
 
 from __future__ import annotations

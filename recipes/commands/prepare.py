@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from rich.progress import Progress, TimeElapsedColumn
 from texts import draw_text
 
@@ -50,6 +51,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with speech/, noise/, rir/ and text/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -75,6 +77,7 @@ def prepare_real(data: Path, out: Path) -> None:
 
 
 def real_row(row: Row, corpus: Path) -> Row:
+    """Keep what training needs of a row, its text normalised."""
     return {
         "audio_filepath": row["audio_filepath"],
         "duration": row["duration"],
@@ -95,6 +98,7 @@ def prepare_sounds(folder: Path, out: Path, kind: str) -> None:
 
 
 def is_test(manifest: Path) -> bool:
+    """Tell whether a set of noises is kept for testing."""
     return manifest.parent.name == "noisekun"
 
 
@@ -105,6 +109,7 @@ def read_texts(folder: Path) -> list[str]:
 
 
 def prepare_tokenizer(texts: list[str], out: Path, vocab_size: int) -> None:
+    """Train the BPE model and keep its text."""
     tokenizer = Tokenizer.train(texts, vocab_size)
     tokenizer.save(out / "tokenizer.model")
     (out / "text.txt").write_text("\n".join(texts) + "\n", "utf-8")
@@ -144,17 +149,18 @@ def plan(texts: list[str], folder: Path, seed: int) -> Iterator[Request]:
 
 
 def draw_dev_voice(draw: random.Random) -> Voice:
+    """Draw a voice that only dev utterances have."""
     engine, name = draw.choice(DEV_VOICES).split("_", 1)
     return Voice(engine, name)
 
 
 def speak(requests: list[Request]) -> list[Row]:
+    """Synthesise a chunk; return the rows of what could be spoken."""
     return [synthetic_row(request) for request in synthesise(requests)]
 
 
 def synthetic_row(request: Request) -> Row:
-    import soundfile
-
+    """Describe a file that was synthesised."""
     return {
         "audio_filepath": str(request.path.resolve()),
         "duration": round(soundfile.info(request.path).duration, 3),
@@ -165,6 +171,7 @@ def synthetic_row(request: Request) -> Row:
 
 
 def hours(rows: Iterable[Row]) -> float:
+    """Add up durations."""
     return sum(row["duration"] for row in rows) / 3600
 
 

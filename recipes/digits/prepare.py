@@ -20,6 +20,7 @@ DEV_ACCENTS = ("en-gb-scotland+f3", "en-029+m2", "en-us+klatt")  # voices that a
 
 
 def main() -> int:
+    """Synthesise both splits and train the tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=4000, help="utterances to train on (4000)")
@@ -37,6 +38,7 @@ def main() -> int:
 
 
 def prepare(out: Path, split: str, n_utterances: int) -> None:
+    """Synthesise a split and write its manifest."""
     draw = random.Random(split)
     requests = []
     for _ in range(n_utterances):
@@ -48,6 +50,7 @@ def prepare(out: Path, split: str, n_utterances: int) -> None:
 
 
 def draw_voice(split: str, draw: random.Random) -> Voice:
+    """Draw a voice that belongs to the split."""
     while True:
         voice = random_voice("espeak", draw)
         if split == "dev":
@@ -57,6 +60,7 @@ def draw_voice(split: str, draw: random.Random) -> Voice:
 
 
 def row(request: Request) -> dict[str, object]:
+    """Describe a file that was synthesised."""
     return {
         "audio_filepath": str(request.path.resolve()),
         "duration": soundfile.info(request.path).duration,
