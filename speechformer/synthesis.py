@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from speechformer.audio import load_audio, write_wav
+from speechformer.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 from speechformer.errors import AudioError, SynthesisError
 
 DEBIAN_PACKAGES = {
@@ -175,7 +175,7 @@ def _keep(wav: Path, path: Path) -> bool:
         waveform_N = load_audio(wav)
     except AudioError:
         return False
-    if not 0.1 < len(waveform_N) / 16_000 < MAX_S or abs(waveform_N).max() < 1e-3:
+    if not 0.1 < len(waveform_N) / SAMPLE_RATE_HZ < MAX_S or abs(waveform_N).max() < 1e-3:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".tmp{path.suffix}")

@@ -34,7 +34,7 @@ from speechformer.config import load_config, to_dict, write_yaml
 from speechformer.data import Batch, DataConfig, TrainingSet
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
-from speechformer.features import FeatureConfig, log_mel, mfcc
+from speechformer.features import FRAMES_PER_S, FeatureConfig, log_mel, mfcc
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import PAD, Tokenizer
 from speechformer.world import World
@@ -368,7 +368,7 @@ class _Log:
         for key, value in parts.items():
             self.sums.setdefault(key, []).append(value)
         self.utterances += self.world.size * len(batch.frames_B)
-        self.seconds += self.world.size * float(batch.frames_B.sum()) / 100
+        self.seconds += self.world.size * float(batch.frames_B.sum()) / FRAMES_PER_S
 
     def write(self, step: int) -> None:
         elapsed = time.monotonic() - self.since

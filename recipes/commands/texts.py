@@ -6,6 +6,8 @@ import random
 
 from num2words import num2words
 
+from speechformer.tokenizer import normalise
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "zero one two three four five six seven eight nine".split()
 MONTHS = ("january february march april may june july august september october november december").split()
@@ -23,7 +25,7 @@ ADVERBS = "again now please soon today later".split()
 
 def spoken(number: int) -> str:
     """Spell a number as people say it."""
-    return str(num2words(number)).replace("-", " ").replace(",", "").replace(" and ", " ")
+    return normalise(str(number))
 
 
 def draw_text(draw: random.Random) -> str:
