@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.augment import AugmentConfig, Sounds, augment_waveform, crop, mask_mel
 from speechformer.errors import ManifestError
-from speechformer.features import FeatureConfig, collate, log_mel, mfcc, normalise
+from speechformer.features import FeatureConfig, add_hiss, collate, log_mel, mfcc, normalise
 from speechformer.tokenizer import BOS, EOS, PAD, Tokenizer
 
 Row = dict[str, Any]
@@ -254,7 +254,7 @@ class TrainingSet(Dataset[Batch]):
         waveform_N = augment_waveform(
             self._phrase(item, draw) if item else self._noise(draw), self.augment, self.sounds, draw
         )
-        mel_TF = mask_mel(log_mel(waveform_N, self.features), self.augment, draw)
+        mel_TF = mask_mel(log_mel(add_hiss(waveform_N, self.features), self.features), self.augment, draw)
         return normalise(mfcc(mel_TF, self.features), self.features)
 
     def _phrase(self, item: Item, draw: np.random.Generator) -> Waveform:

@@ -1,8 +1,9 @@
 """From `waveform_N` to the frames that enter the encoder: mel spectrogram in decibels, then its DCT (MFCC).
 
 Frame t covers the 25 ms window in the middle of samples 160·t … 160·t + 511, so the features of a prefix are
-a prefix of the features. Nothing here looks at the whole clip (librosa's `top_db` would) but `normalise`,
-which takes away what a microphone's gain and tone add.
+a prefix of the features. Nothing in `log_mel` and `mfcc` looks at the whole clip (librosa's `top_db` would).
+What lies around them does: `add_hiss` gives every recording the same quiet, and `normalise` takes away what a
+microphone's gain and tone add.
 
 Suffixes: N samples, T 10 ms frames, S bins of the spectrum, F mel bands, C cepstral coefficients, B utterances.
 """
@@ -39,10 +40,13 @@ class FeatureConfig:
     `normalise`: "utterance" gives every coefficient zero mean and unit variance over the utterance;
     "mean" takes the utterance's mean away and divides by `scale_C` of the training set;
     "global" uses `mean_C` and `scale_C` of the training set alone.
+    `hiss_db` under its level, white noise is laid on the utterance and `edge_s` before and after it.
     """
 
     n_mels: int = 80
     n_mfcc: int = 40
+    edge_s: float = 0.1
+    hiss_db: float = 40.0
     normalise: Literal["utterance", "mean", "global"] = "utterance"
     mean_C: tuple[float, ...] = ()
     scale_C: tuple[float, ...] = ()
@@ -50,6 +54,8 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         if self.n_mfcc > self.n_mels:
             raise ConfigError(f"features.n_mfcc = {self.n_mfcc} is more than features.n_mels = {self.n_mels}")
+        if self.edge_s < 0:
+            raise ConfigError(f"features.edge_s is 0 or more, not {self.edge_s}")
 
 
 @cache
@@ -61,6 +67,26 @@ def _mel_filters_FS(n_mels: int) -> Array:
 def n_frames(n_samples: int) -> int:
     """How many frames so many samples give: none for under 32 ms."""
     return max(0, 1 + (n_samples - N_FFT) // HOP)
+
+
+@cache
+def _noise_N() -> Array:
+    return np.random.default_rng(0).standard_normal(32 * SAMPLE_RATE_HZ, np.float32)
+
+
+def add_hiss(waveform_N: Waveform, config: FeatureConfig) -> Waveform:
+    """Return the utterance with the same faint white noise on and around it, whatever it was recorded with.
+
+    A recording cut at the word or emptied by a codec above 4 kHz then looks like any other: its level in a band
+    without sound is `hiss_db` down and not the −100 dB of digital silence. Silence stays silence.
+    """
+    if len(waveform_N) < N_FFT:
+        return waveform_N
+    level = np.sqrt(np.dot(waveform_N, waveform_N) / len(waveform_N)) * 10 ** (-config.hiss_db / 20)
+    edge = round(config.edge_s * FRAMES_PER_S) * HOP
+    noisy_N = np.resize(_noise_N(), len(waveform_N) + 2 * edge) * np.float32(level)
+    noisy_N[edge : edge + len(waveform_N)] += waveform_N
+    return noisy_N
 
 
 def log_mel(waveform_N: Waveform, config: FeatureConfig) -> Array:
@@ -95,7 +121,7 @@ def normalise(features_TC: Array, config: FeatureConfig) -> Array:
 
 def extract(waveform_N: Waveform, config: FeatureConfig) -> Array:
     """Return the normalised `features_TC` of an utterance, ready for the encoder."""
-    return normalise(mfcc(log_mel(waveform_N, config), config), config)
+    return normalise(mfcc(log_mel(add_hiss(waveform_N, config), config), config), config)
 
 
 def collate(features: Sequence[Array]) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ from speechformer.config import load_config, to_dict, write_yaml
 from speechformer.data import Batch, DataConfig, TrainingSet
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
-from speechformer.features import FRAMES_PER_S, FeatureConfig, log_mel, mfcc
+from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import PAD, Tokenizer
 from speechformer.world import World
@@ -65,8 +65,9 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a run depends on."""
+    """Everything a run depends on. It begins with the weights of the model folder `initial`, where one is given."""
 
+    initial: Path | None = None
     tokenizer: Path = Path("data/tokenizer.model")
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -133,7 +134,7 @@ def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> Feat
         return config
     draw = np.random.default_rng(training_set.seed)
     frames = [
-        mfcc(log_mel(training_set.store[int(i)], config), config)
+        mfcc(log_mel(add_hiss(training_set.store[int(i)], config), config), config)
         for i in draw.integers(len(training_set.store), size=n_utterances)
     ]
     if config.normalise == "mean":
@@ -158,6 +159,8 @@ class Trainer:
         self.config = replace(config, features=features, model=model_config)
         self.dev = DevSet(config.data.dev, features, config.max_dev_utterances)
         self.checkpoint = Checkpoint(SpeechTransformer(model_config).to(self.world.device), features, tokenizer)
+        if config.initial:
+            self._begin_with(load_checkpoint(config.initial))
         self.optimiser = make_optimiser(self.checkpoint.model, config.schedule)
         self.step = self.epoch = self.number = self.bad_steps = 0
         self.best: list[tuple[float, int]] = []
@@ -167,6 +170,14 @@ class Trainer:
             self.resume()
         if self.world.leads:
             write_yaml(self.config, run / "config.yaml")
+
+    def _begin_with(self, initial: Checkpoint) -> None:
+        if initial.model.config != self.config.model or initial.tokenizer.model != self.checkpoint.tokenizer.model:
+            raise ConfigError(
+                f"initial: {self.config.initial} has another network or tokenizer than this run; "
+                "take model.* from its config.json and its tokenizer.model"
+            )
+        self.checkpoint.model.load_state_dict(initial.model.state_dict())
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches from where the run is, epoch after epoch."""

@@ -12,6 +12,7 @@ from speechformer.errors import ConfigError
 from speechformer.features import (
     FeatureConfig,
     _mel_filters_FS,
+    add_hiss,
     collate,
     extract,
     log_mel,
@@ -39,7 +40,7 @@ def test_the_mfcc_of_a_prefix_is_a_prefix_of_the_mfcc(n_samples: int) -> None:
 
 @pytest.mark.parametrize("n_samples", [0, 160, 511, 512, 671, 672, 16_000])
 def test_n_frames_is_the_real_count(n_samples: int) -> None:
-    assert len(extract(hiss(n_samples), CONFIG)) == n_frames(n_samples)
+    assert len(log_mel(hiss(n_samples), CONFIG)) == n_frames(n_samples)
 
 
 def test_ten_milliseconds_give_no_frames() -> None:
@@ -103,6 +104,32 @@ def test_the_training_set_s_mean_and_scale_are_taken_away() -> None:
     config = FeatureConfig(n_mfcc=2, normalise="global", mean_C=(1.0, 2.0), scale_C=(1.0, 4.0))
     given_TC = np.array([[1.0, 2.0], [2.0, 10.0]], np.float32)
     np.testing.assert_allclose(normalise(given_TC, config), [[0, 0], [1, 2]], atol=0.02)
+
+
+def test_the_hiss_is_as_faint_as_it_says_and_the_same_each_time() -> None:
+    waveform_N = hiss(16_000)
+    around_N = add_hiss(waveform_N, CONFIG)
+    assert len(around_N) == 16_000 + 2 * 1600
+    added_N = around_N - np.pad(waveform_N, 1600)
+    level_db = 20 * np.log10(np.std(waveform_N) / np.std(added_N))
+    assert level_db == pytest.approx(CONFIG.hiss_db, abs=0.2)
+    np.testing.assert_array_equal(add_hiss(waveform_N, CONFIG), around_N)
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 40 * 16_000])
+def test_hiss_fits_any_length_and_leaves_silence_silent(n_samples: int) -> None:
+    assert not add_hiss(np.zeros(n_samples, np.float32), CONFIG).any()
+
+
+def test_a_band_emptied_by_a_codec_looks_like_a_quiet_one() -> None:
+    tone_N = 0.1 * np.sin(np.arange(16_000) * 2 * np.pi * 500 / 16_000).astype(np.float32)
+    assert log_mel(tone_N, CONFIG)[:, -1].max() < -80
+    assert log_mel(add_hiss(tone_N, CONFIG), CONFIG)[:, -1].min() > -80
+
+
+def test_a_negative_edge_is_refused() -> None:
+    with pytest.raises(ConfigError, match="edge_s"):
+        FeatureConfig(edge_s=-0.1)
 
 
 def test_collate_pads_with_zeros() -> None:

@@ -20,7 +20,7 @@ from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.config import load_config
 from speechformer.data import Batch, DataConfig, make_batch
 from speechformer.decoding import DecodingConfig, decode
-from speechformer.errors import TrainingError
+from speechformer.errors import ConfigError, TrainingError
 from speechformer.features import FeatureConfig, collate, extract
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import Tokenizer
@@ -98,6 +98,16 @@ def test_the_seed_decides_the_weights(config: TrainConfig, tmp_path: Path) -> No
         runs.append(weights(trainer))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
+
+
+def test_a_run_begins_with_the_weights_it_is_given(config: TrainConfig, tmp_path: Path) -> None:
+    first = Trainer(config, tmp_path / "first")
+    save_checkpoint(tmp_path / "model", first.checkpoint)
+    second = Trainer(replace(config, seed=2, initial=tmp_path / "model"), tmp_path / "second")
+    assert torch.equal(weights(second), weights(first))
+    wider = replace(config, initial=tmp_path / "model", model=replace(SMALL, d_ff=128))
+    with pytest.raises(ConfigError, match="another network or tokenizer"):
+        Trainer(wider, tmp_path / "third")
 
 
 def test_a_run_leaves_its_settings_its_history_and_a_model(config: TrainConfig, tmp_path: Path) -> None:
