@@ -1,6 +1,8 @@
-"""The page: a microphone, the words that were heard, and what to do when there are none.
+"""The page: a microphone, the words or the command that was heard, and what to do when there is none.
 
-    recording or file ─▶ hear ─▶ (transcript, note)
+    recording or file ─┐
+    text and name      ├─▶ hear ─▶ (transcript, note)
+    of the command set ┘
 
 `hear` is all that happens on a click. It keeps nothing: everyone who has the page open shares the model only.
 """
@@ -9,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from html import escape
 from pathlib import Path
-from typing import Literal
+from threading import Lock
 
 import gradio as gr
 import numpy as np
 
+from app.answer import ANNOUNCE, draw, note
+from app.command_panel import ANY_WORDS, Panel, add_panel, explain, listen_for
 from speechformer import SpeechformerError, Transcriber, Transcript
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio
-from speechformer.errors import AudioError
+from speechformer.errors import AudioError, GrammarError
+from speechformer.grammar import Grammar
 from speechformer.transcribe import SILENCE
 
 HOST = "127.0.0.1"
@@ -35,12 +39,17 @@ SILENT = "The recording is silent; check that the microphone is on, not muted, a
 CLIPPED = "The sound is clipped; move away from the microphone or lower its level for a better transcript."
 NO_WORDS = "No words were recognised; speak clearly, closer to the microphone, and try again."
 
-Tone = Literal["plain", "warning"]
 Outputs = tuple[str, str]  # the transcript and the note under it, in this order on every path
+_turn = Lock()  # a set grows while it is listened for, so one utterance at a time
 
 
-def hear(transcriber: Transcriber, source: AudioSource | None) -> Outputs:
-    """Transcribe a recording; where that cannot be, return no text and a note that says what to do."""
+def hear(
+    transcriber: Transcriber, source: AudioSource | None, commands: str | None = "", name: str | None = ANY_WORDS
+) -> Outputs:
+    """Transcribe a recording; where that cannot be, return no text and a note that says what to do.
+
+    `commands` is the text of a command set and `name` its file's name, by which it is read; without it, any words.
+    """
     if source is None:
         return "", note(NOTHING, "warning")
     try:
@@ -48,9 +57,13 @@ def hear(transcriber: Transcriber, source: AudioSource | None) -> Outputs:
         remedy = find_fault(waveform_N)
         if remedy:
             return "", note(remedy, "warning")
-        transcript = transcriber.transcribe((SAMPLE_RATE_HZ, waveform_N))
+        listener = listen_for(transcriber, commands or "", name or ANY_WORDS)
+        with _turn:
+            transcript = listener.transcribe((SAMPLE_RATE_HZ, waveform_N))
     except AudioError as error:
         return "", note(_explain(error, source), "warning")
+    except GrammarError as error:
+        return "", note(explain(error, str(name)), "warning")
     return transcript.text, describe(transcript, is_clipped(waveform_N))
 
 
@@ -72,15 +85,11 @@ def is_clipped(waveform_N: Waveform) -> bool:
 
 
 def describe(transcript: Transcript, clipped: bool) -> str:
-    """Return the note under a transcript: the time taken, and what would have made it better."""
+    """Return the note under a transcript: the command, the time taken, and what would have made it better."""
+    command = draw(transcript.command) if transcript.command else ""
     time_taken = f"{max(transcript.elapsed_s, 0.01):.2f} s for {transcript.duration_s:.1f} s of sound"
-    remedies = [CLIPPED] * clipped + [NO_WORDS] * (not transcript.text)
-    return note(time_taken, "plain") + "".join(note(remedy, "warning") for remedy in remedies)
-
-
-def note(text: str, tone: Tone) -> str:
-    """Return one sentence as HTML."""
-    return f'<p class="{tone}">{escape(text)}</p>'
+    remedies = [CLIPPED] * clipped + [NO_WORDS] * (not transcript.text and not command)
+    return command + note(time_taken, "plain") + "".join(note(remedy, "warning") for remedy in remedies)
 
 
 def _explain(error: AudioError, source: AudioSource) -> str:
@@ -89,11 +98,11 @@ def _explain(error: AudioError, source: AudioSource) -> str:
     return f"This cannot be transcribed: {reason}."
 
 
-def build(transcriber: Transcriber, assets: Path = ASSETS) -> gr.Blocks:
-    """Return the page; examples are the WAV files in `assets`, if there are any."""
-    listen = partial(hear, transcriber)
+def build(transcriber: Transcriber, assets: Path = ASSETS, commands: Path | None = None) -> gr.Blocks:
+    """Return the page; examples and ready sets are those in `assets`, if there are any."""
     with gr.Blocks(title="speechformer", analytics_enabled=False, delete_cache=(KEEP_S, KEEP_S)) as page:
         gr.HTML(HEADER, elem_id="header")
+        panel = add_panel(assets, commands)
         audio = _add_recorder()
         with gr.Row(elem_id="actions"):
             button = gr.Button("Transcribe", variant="primary", size="md", min_width=120, elem_id="transcribe")
@@ -108,19 +117,33 @@ def build(transcriber: Transcriber, assets: Path = ASSETS) -> gr.Blocks:
             )
             remark = gr.HTML(elem_id="note", js_on_load=ANNOUNCE)
         outputs = [transcript, remark]
-        gr.on(
-            [audio.stop_recording, audio.upload, button.click],
-            listen,
-            audio,
-            outputs,
-            api_name="transcribe",
-            show_progress="minimal",
-            show_progress_on=transcript,
-        )
-        gr.on([audio.start_recording, audio.clear], None, None, outputs, js=EMPTY)
+        _listen(partial(hear, transcriber), audio, panel, button, outputs, assets)
         again.click(None, None, None, js=RECORD)
-        _add_examples(audio, listen, outputs, assets)
     return page
+
+
+def _listen(
+    listen: Callable[..., Outputs],
+    audio: gr.Audio,
+    panel: Panel,
+    button: gr.Button,
+    outputs: list[gr.Component],
+    assets: Path,
+) -> None:
+    """Say when there is something to hear, and when the last result is out of date."""
+    inputs = [audio, panel.text, panel.name]
+    gr.on(
+        [audio.stop_recording, audio.upload, button.click],
+        listen,
+        inputs,
+        outputs,
+        api_name="transcribe",
+        show_progress="minimal",
+        show_progress_on=outputs[0],
+    )
+    outdated = [audio.start_recording, audio.clear, panel.choice.input, panel.file.upload, panel.text.input]
+    gr.on(outdated, None, None, outputs, js=EMPTY)
+    _add_examples(audio, listen, inputs, outputs, assets)
 
 
 def _add_recorder() -> gr.Audio:
@@ -136,31 +159,36 @@ def _add_recorder() -> gr.Audio:
 
 
 def _add_examples(
-    audio: gr.Audio, listen: Callable[[AudioSource | None], Outputs], outputs: list[gr.Component], assets: Path
+    audio: gr.Audio,
+    listen: Callable[..., Outputs],
+    inputs: list[gr.Component],
+    outputs: list[gr.Component],
+    assets: Path,
 ) -> None:
     files = sorted(assets.glob("*.wav"))
     if files:
-        gr.Examples(
+        examples = gr.Examples(
             [[str(file)] for file in files],
             audio,
-            outputs,
-            listen,
-            run_on_click=True,
             cache_examples=False,
             label="Or try one of these",
             elem_id="examples",
             example_labels=[file.stem.replace("-", " ").replace("_", " ") for file in files],
         )
+        examples.load_input_event.then(listen, inputs, outputs, api_visibility="undocumented")
 
 
-def launch(model: str | None = None, port: int | None = None) -> None:
+def launch(model: str | None = None, port: int | None = None, commands: Path | None = None) -> None:
     """Load the model, open the page on this computer alone, and serve it until interrupted.
 
-    Raises CheckpointError for a model that cannot be loaded, SpeechformerError for a port that is taken.
+    `commands` is a command file to begin with. Raises GrammarError for one with a mistake, CheckpointError for a
+    model that cannot be loaded, SpeechformerError for a port that is taken.
     """
+    if commands:
+        Grammar.load(commands)
     transcriber = Transcriber.from_pretrained(model)
     warm_up(transcriber)
-    page = build(transcriber)
+    page = build(transcriber, commands=commands)
     try:
         _, address, _ = page.launch(
             server_name=HOST,
@@ -218,8 +246,6 @@ HEADER = """
 <p>Say a command and read what was heard. Your voice stays on this computer.</p>
 """
 
-# The note is announced by screen readers when it changes.
-ANNOUNCE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 EMPTY = "() => ['', '']"
 # Gradio has no event that starts its recorder, so its own buttons are pressed: clear, microphone, record.
 RECORD = """() => {

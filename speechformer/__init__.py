@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from speechformer.decoding import DecodingConfig
     from speechformer.errors import SpeechformerError
+    from speechformer.grammar import Grammar
     from speechformer.transcribe import Transcriber
-    from speechformer.transcript import Segment, Transcript
+    from speechformer.transcript import Command, Segment, Transcript
 
 __version__ = "0.1.0"
-__all__ = ["DecodingConfig", "Segment", "SpeechformerError", "Transcriber", "Transcript", "__version__"]
+__all__ = [
+    "Command", "DecodingConfig", "Grammar", "Segment", "SpeechformerError", "Transcriber", "Transcript", "__version__",
+]  # fmt: skip
 
 _HOMES = {
+    "Command": "transcript",
+    "Grammar": "grammar",
     "DecodingConfig": "decoding",
     "Segment": "transcript",
     "SpeechformerError": "errors",

@@ -1,5 +1,7 @@
 """A model folder ↔ a model that can be used: `config.json`, `model.safetensors`, `tokenizer.model`.
 
+`calibration.json` can be beside them: what makes probabilities of scores (see `confidence`).
+
 No pickle: the folder may come from anywhere. `format` is raised when an old program could misread a new folder.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from speechformer.confidence import N_EVIDENCE, Calibration, Evidence
 from speechformer.config import build, to_dict
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
@@ -33,6 +36,7 @@ class Checkpoint:
     model: SpeechTransformer
     features: FeatureConfig
     tokenizer: Tokenizer
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
@@ -56,7 +60,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, half: bool = False) ->
     }
     _replace(folder / "model.safetensors", lambda path: save_file(state, path))
     _replace(folder / "tokenizer.model", checkpoint.tokenizer.save)
-    _replace(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))
+    _write_json(folder / "config.json", config)
+    if checkpoint.calibration.fitted_on:
+        save_calibration(folder, checkpoint.calibration)
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write `calibration.json` beside a model."""
+    _write_json(folder / "calibration.json", to_dict(calibration))
+
+
+def _write_json(path: Path, values: Any) -> None:
+    _replace(path, lambda unfinished: unfinished.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
 
 
 def _replace(path: Path, write: Any) -> None:
@@ -92,7 +107,19 @@ def load_checkpoint(folder: str | os.PathLike[str], device: str = "cpu") -> Chec
         raise ConfigError(f"device {device}: there is no CUDA device here; use cpu")
     model = SpeechTransformer(model_config)
     _load_weights(model, folder / "model.safetensors")
-    return Checkpoint(model.to(device).eval().requires_grad_(False), features, tokenizer)
+    calibration = _read_calibration(folder / "calibration.json")
+    return Checkpoint(model.to(device).eval().requires_grad_(False), features, tokenizer, calibration)
+
+
+def _read_calibration(path: Path) -> Calibration:
+    try:
+        calibration: Calibration = build(Calibration, json.loads(path.read_text("utf-8")))
+        calibration.judge(Evidence(*[0.0] * N_EVIDENCE))
+    except FileNotFoundError:
+        return Calibration()
+    except (OSError, ValueError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: cannot be used ({error}); copy the model again") from error
+    return calibration
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: `speechformer transcribe | evaluate | train | info | app`.
+"""The command line: `speechformer transcribe | evaluate | grammar | train | info | app`.
 
 Exit status: 0 all done, 1 some inputs failed, 2 the command or its settings are wrong, 3 nothing was done,
 130 interrupted. Results go to stdout, progress and errors to stderr. Heavy modules are imported by the command
@@ -60,20 +60,29 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
     _add_evaluate(commands)
+    _add_grammar(commands)
     _add_train(commands)
     info = commands.add_parser("info", help="print versions and the models at hand")
     info.set_defaults(command=_info)
     app = commands.add_parser("app", help="open the app in a browser (needs the extra: speechformer[app])")
     app.add_argument("--port", type=int, help="port on 127.0.0.1 (the first free one from 7860)")
     app.add_argument("--model", help="model folder or name (commands-en)")
+    app.add_argument(
+        "--commands", type=Path, metavar="FILE", help="command set to begin with (YAML, or a phrase a line)"
+    )
     app.set_defaults(command=_app)
     return parser
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model folder or name (commands-en)")
+    parser.add_argument("--commands", type=Path, metavar="FILE", help="command set: YAML templates, or a phrase a line")
     parser.add_argument("--beam", type=_positive, default=1, help="hypotheses kept while searching (1: greedy)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+
+
+def _decibels(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _positive(text: str) -> int:
@@ -93,12 +102,24 @@ def _add_transcribe(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="score the model on a manifest (JSON lines)")
-    parser.add_argument("manifest", type=Path, metavar="MANIFEST")
+    parser = commands.add_parser("evaluate", help="score the model on manifests (JSON lines)")
+    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     _add_decoding(parser)
+    parser.add_argument("--noise", type=Path, metavar="DIR", help="with --commands: mix in noise from this folder")
+    parser.add_argument("--snr", type=_decibels, default=(6, 12, 18), help="speech over noise, dB (6,12,18)")
+    parser.add_argument("--seed", type=int, default=0, help="decides which noise goes with which recording (0)")
     parser.add_argument("--worst", type=int, default=5, metavar="N", help="list the N worst files (5)")
     parser.add_argument("--format", choices=("txt", "json"), default="txt")
     parser.set_defaults(command=_evaluate)
+
+
+def _add_grammar(commands: Any) -> None:
+    parser = commands.add_parser("grammar", help="look a command file over")
+    parser.add_argument("action", choices=("check",))
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML templates, or a phrase a line")
+    parser.add_argument("--model", help="model folder or name (commands-en)")
+    parser.add_argument("--pairs", type=_positive, default=10, metavar="N", help="list N pairs that sound alike (10)")
+    parser.set_defaults(command=_grammar)
 
 
 def _add_train(commands: Any) -> None:
@@ -113,7 +134,7 @@ def _load(args: argparse.Namespace) -> Transcriber:
     from speechformer.decoding import DecodingConfig
     from speechformer.transcribe import Transcriber
 
-    return Transcriber.from_pretrained(args.model, DecodingConfig(beam=args.beam), args.device)
+    return Transcriber.from_pretrained(args.model, DecodingConfig(beam=args.beam), args.device, args.commands)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
@@ -215,13 +236,16 @@ def _evaluate(args: argparse.Namespace) -> int:
     from speechformer.metrics import count_errors, score
     from speechformer.tokenizer import normalise
 
-    rows = read_manifest(args.manifest)
+    rows = [row for manifest in args.manifests for row in read_manifest(manifest)]
+    names = ", ".join(map(str, args.manifests))
+    if args.commands:
+        return _evaluate_commands(args, rows)
     if not any("text" in row for row in rows):
-        raise SpeechformerError(f'{args.manifest}: holds no line with a "text" to compare with; give another')
+        raise SpeechformerError(f'{names}: holds no line with a "text" to compare with; give another')
     said = [row for row in rows if "text" in row]
     n_failed = len(rows) - len(said)
     if n_failed:
-        _complain(f'{args.manifest}: {n_failed} lines have no "text" and are not scored; write one in every line')
+        _complain(f'{names}: {n_failed} lines have no "text" and are not scored; write one in every line')
     pairs = []
     results = _run(_load(args), [Path(row["audio_filepath"]) for row in said], "evaluating")
     for row, result in zip(said, results, strict=True):
@@ -252,6 +276,39 @@ def _print_evaluation(args: argparse.Namespace, figures: dict[str, float], worst
     print(f"sentences right    {100 * figures['sentence_accuracy']:.1f} %")
     for text, heard, name, _ in worst:
         print(f"\n{name}\n  said:  {text}\n  heard: {heard}")
+
+
+def _evaluate_commands(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:
+    from speechformer import trial
+
+    transcriber = _load(args)
+    noises = trial.Noises(args.noise, AUDIO_SUFFIXES, args.seed) if args.noise else None
+    n_failed, results = 0, {}
+    for snr_db in [None, *(args.snr if noises else ())]:
+        outcomes = []
+        steps = trial.hold(transcriber, rows, noises, snr_db)
+        for _, result in zip(_progress(range(len(rows)), "evaluating", len(rows) > GROUP), steps, strict=True):
+            if isinstance(result, trial.Outcome):
+                outcomes.append(result)
+            elif snr_db is None:
+                _complain(result)
+                n_failed += 1
+        if not outcomes:
+            return NONE_DONE
+        results["clean" if snr_db is None else f"{snr_db:g} dB"] = trial.figures(outcomes)
+    print(trial.write(results, args.format), end="")
+    return SOME_FAILED if n_failed else DONE
+
+
+def _grammar(args: argparse.Namespace) -> int:
+    from speechformer.checkpoint import find_model
+    from speechformer.grammar import Grammar
+    from speechformer.grammar_check import check_grammar
+    from speechformer.tokenizer import Tokenizer
+
+    grammar = Grammar.load(args.file)
+    print(check_grammar(grammar, Tokenizer.load(find_model(args.model) / "tokenizer.model"), args.pairs))
+    return DONE
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -286,7 +343,7 @@ def _app(args: argparse.Namespace) -> int:
         if error.name != "gradio":
             raise
         raise SpeechformerError("the app needs gradio; install it with: pip install 'speechformer[app]'") from error
-    launch(model=args.model, port=args.port)
+    launch(model=args.model, port=args.port, commands=args.commands)
     return DONE
 
 

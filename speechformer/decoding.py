@@ -2,7 +2,8 @@
 
 A hypothesis scores (1 − w) · log p_attention + w · log p_CTC (Watanabe et al. 2017, equations 9–15), where
 p_CTC of an unfinished hypothesis is the probability of every sentence that begins with it. Greedy decoding
-is a beam of one. Nothing here knows of audio or text.
+is a beam of one. A `Constraint`, such as the automaton of a grammar, says which tokens may come next; the search
+is the same. Nothing here knows of audio or text.
 
 Suffixes: R rows (utterance × hypothesis), W beam, V vocabulary, M encoder positions, L tokens.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,11 +42,27 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A sequence of token ids, without begin and end, with its joint log probability and its tokens' shares."""
+    """A sequence of token ids, without begin and end, with its joint log probability and its tokens' shares.
+
+    `attention` and `ctc` are the log probabilities by the decoder and by the CTC head alone, of every sentence
+    that begins so while the sequence is unfinished; `ctc` is 0 where the CTC head took no part.
+    """
 
     tokens: tuple[int, ...]
     log_probability: float
     token_log_probabilities: tuple[float, ...]
+    attention: float = 0.0
+    ctc: float = 0.0
+
+
+class Constraint(Protocol):
+    """What may be written. States are numbers, 0 the begin."""
+
+    def allowed(self, state: int) -> Tensor:
+        """Return `allowed_V`, True where a token may come next; EOS where the sequence may end."""
+
+    def next(self, state: int, token: int) -> int:
+        """Return the state after a token."""
 
 
 class CtcPrefix:
@@ -110,33 +128,52 @@ def ctc_greedy(ctc_logits_BMV: Tensor, mask_BM: Tensor) -> list[list[int]]:
 
 @torch.inference_mode()
 def decode(
-    model: SpeechTransformer, features_BTC: Tensor, frames_B: Tensor, config: DecodingConfig
+    model: SpeechTransformer,
+    features_BTC: Tensor,
+    frames_B: Tensor,
+    config: DecodingConfig,
+    constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
-    """Transcribe a batch: up to `n_best` hypotheses an utterance, best first; one empty one for no frames."""
+    """Transcribe a batch: up to `n_best` hypotheses an utterance, best first.
+
+    Without a constraint, an utterance of no frames has one hypothesis, which is empty. Inside a constraint there
+    are none where nothing that it allows fits into the utterance.
+    """
     memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
-    return search(model, memory_BMD, mask_BM, config)
+    return search(model, memory_BMD, mask_BM, config, constraint)
 
 
 @torch.inference_mode()
 def search(
-    model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, config: DecodingConfig
+    model: SpeechTransformer,
+    memory_BMD: Tensor,
+    mask_BM: Tensor,
+    config: DecodingConfig,
+    constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
     """Beam search from the encoder's memory, all utterances and hypotheses in one tensor."""
-    return _Search(model, memory_BMD, mask_BM, config).run()
+    return _Search(model, memory_BMD, mask_BM, config, constraint).run()
 
 
 class _Search:
     """The state of one batch's beam search; rows of finished utterances leave it."""
 
-    def __init__(self, model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, config: DecodingConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(
+        self,
+        model: SpeechTransformer,
+        memory_BMD: Tensor,
+        mask_BM: Tensor,
+        config: DecodingConfig,
+        constraint: Constraint | None,
+    ) -> None:
+        self.model, self.config, self.constraint = model, config, constraint
         self.lengths = mask_BM.sum(1).tolist()
         log_probs_BMV = model.ctc_logits(memory_BMD).float().log_softmax(-1)
         self.ctc = CtcPrefix(log_probs_BMV, mask_BM) if config.ctc_weight else None
         self.cache = model.start_decoding(memory_BMD, mask_BM)
         self.utterances = list(range(len(self.lengths)))
         self.beams: list[list[Hypothesis]] = [[Hypothesis((), 0.0, ())] for _ in self.utterances]
-        self.attention: list[list[float]] = [[0.0] for _ in self.utterances]
+        self.states: list[list[int]] = [[0] for _ in self.utterances]  # of the constraint
         self.finished: list[list[Hypothesis]] = [[] for _ in self.utterances]
         self.last_R = torch.full((len(self.lengths),), BOS, device=memory_BMD.device)
 
@@ -146,39 +183,47 @@ class _Search:
                 self._step()
                 if not self.utterances:
                     break
-        empty = Hypothesis((), 0.0, ())
+        empty = [] if self.constraint is not None else [Hypothesis((), 0.0, ())]
         best = [sorted(done, key=lambda one: -one.log_probability)[: self.config.n_best] for done in self.finished]
-        return [(done if length else []) or [empty] for done, length in zip(best, self.lengths, strict=True)]
+        return [(done if length else []) or empty for done, length in zip(best, self.lengths, strict=True)]
 
     def _step(self) -> None:
         logits_RLV, self.cache = self.model.decode(self.last_R[:, None], self.cache)
         attention_RV = logits_RLV[:, -1].float().log_softmax(-1).double()
-        before = torch.tensor([score for beam in self.attention for score in beam], dtype=torch.double)
+        before = torch.tensor([one.attention for beam in self.beams for one in beam], dtype=torch.double)
         attention_RV = attention_RV + before.to(attention_RV.device)[:, None]
         weight = self.config.ctc_weight
-        score_RV, token_RVM = attention_RV, None
+        score_RV, prefix_RV, token_RVM = attention_RV.clone(), torch.zeros_like(attention_RV), None
         if self.ctc is not None:
             prefix_RV, token_RVM = self.ctc.extensions()
             prefix_RV[:, EOS] = self.ctc.ending()
             joint_RV = (1 - weight) * attention_RV + weight * prefix_RV
             score_RV = joint_RV.masked_fill(prefix_RV <= NEVER / 10, NEVER)  # what the CTC head rules out
         score_RV[:, [BLANK, BOS, UNK]] = NEVER
-        self._advance(score_RV.cpu(), attention_RV.cpu(), token_RVM)
+        score_RV = score_RV.cpu()
+        if self.constraint is not None:
+            allowed = [self.constraint.allowed(state) for states in self.states for state in states]
+            score_RV.masked_fill_(~torch.stack(allowed), NEVER)
+        self._advance(score_RV, torch.stack((attention_RV, prefix_RV)).cpu(), token_RVM)
 
-    def _advance(self, score_RV: Tensor, attention_RV: Tensor, token_RVM: Tensor | None) -> None:
+    def _advance(self, score_RV: Tensor, parts_2RV: Tensor, token_RVM: Tensor | None) -> None:
         rows: list[int] = []
         tokens: list[int] = []
-        first, kept_utterances, kept_beams, kept_attention = 0, [], [], []
-        for utterance, beam in zip(self.utterances, self.beams, strict=True):
-            chosen = self._choose(utterance, beam, score_RV[first : first + len(beam)])
+        first, kept_utterances, kept_beams, kept_states = 0, [], [], []
+        for utterance, beam, states in zip(self.utterances, self.beams, self.states, strict=True):
+            last = first + len(beam)
+            chosen = self._choose(utterance, beam, score_RV[first:last], parts_2RV[:, first:last])
             if chosen:
                 rows += [first + parent for parent, _, _ in chosen]
                 tokens += [token for _, token, _ in chosen]
                 kept_utterances.append(utterance)
                 kept_beams.append([one for _, _, one in chosen])
-                kept_attention.append([float(attention_RV[first + parent, token]) for parent, token, _ in chosen])
-            first += len(beam)
-        self.utterances, self.beams, self.attention = kept_utterances, kept_beams, kept_attention
+                if self.constraint is not None:
+                    kept_states.append([self.constraint.next(states[parent], token) for parent, token, _ in chosen])
+                else:
+                    kept_states.append([0] * len(chosen))
+            first = last
+        self.utterances, self.beams, self.states = kept_utterances, kept_beams, kept_states
         device = self.last_R.device
         rows_R = torch.tensor(rows, dtype=torch.long, device=device)
         self.last_R = torch.tensor(tokens, dtype=torch.long, device=device)
@@ -186,7 +231,9 @@ class _Search:
         if self.ctc is not None and token_RVM is not None:
             self.ctc = self.ctc.advance(rows_R, self.last_R, token_RVM)
 
-    def _choose(self, utterance: int, beam: list[Hypothesis], score_WV: Tensor) -> list[tuple[int, int, Hypothesis]]:
+    def _choose(
+        self, utterance: int, beam: list[Hypothesis], score_WV: Tensor, parts_2WV: Tensor
+    ) -> list[tuple[int, int, Hypothesis]]:
         """Put the hypotheses that end among the finished ones; return the others as (parent, token, new)."""
         n_vocab = score_WV.shape[1]
         if len(beam[0].tokens) == self.lengths[utterance]:
@@ -200,10 +247,11 @@ class _Search:
                 continue
             old = beam[parent]
             shares = (*old.token_log_probabilities, score - old.log_probability)
+            attention, ctc = parts_2WV[:, parent, token].tolist()
             if token == EOS:
-                self.finished[utterance].append(Hypothesis(old.tokens, score, shares))
+                self.finished[utterance].append(Hypothesis(old.tokens, score, shares, attention, ctc))
             else:
-                going.append((parent, token, Hypothesis((*old.tokens, token), score, shares)))
+                going.append((parent, token, Hypothesis((*old.tokens, token), score, shares, attention, ctc)))
         # Scores only fall, so a hypothesis below the worst one that is wanted can no longer win.
         done = sorted((one.log_probability for one in self.finished[utterance]), reverse=True)
         bar = done[self.config.n_best - 1] if len(done) >= self.config.n_best else -math.inf

@@ -4,6 +4,7 @@ SpeechformerError
 ├── ConfigError        an unknown key, a value of the wrong type, a file that is not YAML
 ├── AudioError         a file that is missing, empty, truncated, or not audio
 ├── ManifestError      a manifest line that is not JSON or lacks a field
+├── GrammarError       a command file with a mistake: file, line and column
 ├── CheckpointError    a model folder with a part missing, damaged, or of a newer format
 ├── TrainingError      a run that cannot start, resume, or go on
 └── SynthesisError     a speech synthesiser that is not installed or fails
@@ -26,6 +27,10 @@ class AudioError(SpeechformerError):
 
 class ManifestError(SpeechformerError):
     """A manifest cannot be read."""
+
+
+class GrammarError(SpeechformerError):
+    """A command file cannot be used."""
 
 
 class CheckpointError(SpeechformerError):

@@ -2,6 +2,11 @@
 
 transcriber = Transcriber.from_pretrained()
 transcript = transcriber.transcribe("command.wav")
+
+With a command set, an utterance is one of its commands or refused:
+
+transcriber = Transcriber.from_pretrained(commands="assets/commands/home.yaml")
+command = transcriber.transcribe("command.wav").command
 """
 
 from __future__ import annotations
@@ -9,26 +14,52 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, segment
+from speechformer.automaton import TokenAutomaton
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
-from speechformer.decoding import DecodingConfig, Hypothesis, decode
+from speechformer.confidence import share, weigh
+from speechformer.decoding import DecodingConfig, Hypothesis, search
 from speechformer.features import FRAMES_PER_S, collate, extract
-from speechformer.transcript import Segment, Transcript
+from speechformer.grammar import Grammar, Interpretation
+from speechformer.tokenizer import PAD as BLANK
+from speechformer.transcript import Alternative, Command, Segment, Status, Transcript
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH_S = 60.0
+COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
+
+Commands = Grammar | str | os.PathLike[str]
+Heard = tuple[str, float, Command | None]
 
 
 class Transcriber:
     """A loaded model. It keeps no state between calls, so one can serve many threads."""
 
-    def __init__(self, checkpoint: Checkpoint, decoding: DecodingConfig | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        decoding: DecodingConfig | None = None,
+        device: str = "cpu",
+        commands: Commands | None = None,
+    ) -> None:
         self.checkpoint, self.device = checkpoint, device
         self.decoding = decoding or DecodingConfig()
+        self.commands: TokenAutomaton | None = None
+        if commands is not None:
+            self.use_commands(commands)
+
+    def use_commands(self, commands: Commands | None) -> None:
+        """Take a command set (a file or a Grammar), or none; raises GrammarError with file, line and column."""
+        if commands is not None and not isinstance(commands, Grammar):
+            commands = Grammar.load(commands)
+        self.commands = TokenAutomaton(commands, self.checkpoint.tokenizer) if commands else None
 
     @classmethod
     def from_pretrained(
@@ -36,12 +67,13 @@ class Transcriber:
         model: str | os.PathLike[str] | None = None,
         decoding: DecodingConfig | None = None,
         device: str = "cpu",
+        commands: Commands | None = None,
     ) -> Transcriber:
         """Load a shipped model by name, or a model folder; the default needs no network.
 
         Raises CheckpointError, naming the part of the folder that is missing or damaged.
         """
-        return cls(load_checkpoint(find_model(model), device), decoding, device)
+        return cls(load_checkpoint(find_model(model), device), decoding, device, commands)
 
     def transcribe(self, source: AudioSource) -> Transcript:
         """Transcribe a path, bytes, an open binary file or a (rate, array) pair.
@@ -57,11 +89,11 @@ class Transcriber:
         places = [
             (i, start, end) for i, waveform_N in enumerate(waveforms) for start, end in segment(waveform_N, MAX_SPAN_S)
         ]
-        texts = self._hear([waveforms[i][start:end] for i, start, end in places])
+        heard = self._hear([waveforms[i][start:end] for i, start, end in places])
         segments: list[list[Segment]] = [[] for _ in waveforms]
-        for (i, start, end), (text, log_probability) in zip(places, texts, strict=True):
+        for (i, start, end), (text, log_probability, command) in zip(places, heard, strict=True):
             times = start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ
-            segments[i].append(Segment(text, *times, log_probability))
+            segments[i].append(Segment(text, *times, log_probability, command))
         elapsed_s = time.perf_counter() - started
         return [
             Transcript(
@@ -74,21 +106,66 @@ class Transcriber:
             for name, waveform_N, parts in zip(names, waveforms, segments, strict=True)
         ]
 
-    def _hear(self, pieces: Sequence[Waveform]) -> list[tuple[str, float]]:
-        """Return text and log probability of pieces that each fit the model."""
-        heard: list[tuple[str, float]] = [("", 0.0)] * len(pieces)
+    def _hear(self, pieces: Sequence[Waveform]) -> list[Heard]:
+        """Return text, log probability and command of pieces that each fit the model."""
+        nothing = Command("no_speech", 0.0, (), "", {"speech": 0.0}) if self.commands else None
+        heard: list[Heard] = [("", 0.0, nothing)] * len(pieces)
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
         features = {i: extract(pieces[i], self.checkpoint.features) for i in audible}
         order = sorted((i for i in audible if len(features[i])), key=lambda i: len(features[i]))
         for batch in _batches(order, [len(features[i]) / FRAMES_PER_S for i in order]):
             features_BTC, frames_B = collate([features[i] for i in batch])
-            found = decode(self.checkpoint.model, features_BTC.to(self.device), frames_B.to(self.device), self.decoding)
-            for i, hypotheses in zip(batch, found, strict=True):
-                heard[i] = self._read(hypotheses[0])
+            found = self._decode(features_BTC.to(self.device), frames_B.to(self.device))
+            heard_here = dict(zip(batch, found, strict=True))
+            heard = [heard_here.get(i, one) for i, one in enumerate(heard)]
         return heard
 
-    def _read(self, hypothesis: Hypothesis) -> tuple[str, float]:
-        return self.checkpoint.tokenizer.decode(hypothesis.tokens), hypothesis.log_probability
+    @torch.inference_mode()
+    def _decode(self, features_BTC: Tensor, frames_B: Tensor) -> list[Heard]:
+        model = self.checkpoint.model
+        memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
+        free = search(model, memory_BMD, mask_BM, self.decoding)
+        texts = [self.checkpoint.tokenizer.decode(one[0].tokens) for one in free]
+        if self.commands is None:
+            return [(text, one[0].log_probability, None) for text, one in zip(texts, free, strict=True)]
+        config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
+        inside = search(model, memory_BMD, mask_BM, config, self.commands)
+        blank_BM = model.ctc_logits(memory_BMD).float().log_softmax(-1)[..., BLANK]
+        blanks = ((blank_BM * mask_BM).sum(1) / mask_BM.sum(1)).tolist()
+        return [
+            self._command(hypotheses, one[0], text, blank)
+            for hypotheses, one, text, blank in zip(inside, free, texts, blanks, strict=True)
+        ]
+
+    def _command(self, inside: Sequence[Hypothesis], free: Hypothesis, heard: str, blank: float) -> Heard:
+        """Compare the grammar's hypotheses with the free one: accept the best, or say why not."""
+        meanings = self._meanings(inside)
+        if not meanings:
+            status: Status = "not_a_command" if heard else "no_speech"
+            return "", 0.0, Command(status, 0.0, (), heard, {"speech": float(bool(heard)), "command": 0.0})
+        best = meanings[0][0]
+        text = self.checkpoint.tokenizer.decode(best.tokens)
+        rival = meanings[1][0] if len(meanings) > 1 else None
+        evidence = weigh(best, rival, free, (text, heard), blank)
+        judgement = self.checkpoint.calibration.judge(evidence)
+        probabilities = share(judgement, [one.log_probability for one, _ in meanings])
+        alternatives = tuple(
+            Alternative(self.checkpoint.tokenizer.decode(one.tokens), meaning.intent, meaning.slots, probability)
+            for (one, meaning), probability in zip(meanings, probabilities, strict=True)
+        )
+        numbers = {"speech": judgement.speech, "command": judgement.command, "right": judgement.right}
+        command = Command(judgement.status, judgement.confidence, alternatives, heard, {**numbers, **asdict(evidence)})
+        return text if command.accepted else "", best.log_probability, command
+
+    def _meanings(self, inside: Sequence[Hypothesis]) -> list[tuple[Hypothesis, Interpretation]]:
+        """Return the best hypothesis of every meaning, best first."""
+        meanings: list[tuple[Hypothesis, Interpretation]] = []
+        for one in inside:
+            assert self.commands is not None
+            meaning = self.commands.grammar.interpret(self.checkpoint.tokenizer.decode(one.tokens))
+            if meaning and all(meaning != other for _, other in meanings):
+                meanings.append((one, meaning))
+        return meanings
 
 
 def _batches(order: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:

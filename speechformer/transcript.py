@@ -10,17 +10,66 @@ from typing import Any, Literal
 Format = Literal["txt", "json", "jsonl"]
 
 
+Status = Literal["accepted", "unsure", "not_a_command", "no_speech"]
+Slots = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A command that it could be, with its probability."""
+
+    text: str
+    intent: str
+    slots: Slots
+    probability: float
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command that was understood, or why there is none.
+
+    `unsure`: one of the alternatives, but which? `not_a_command`: speech that is none of the commands;
+    `heard` is what it sounded like. `no_speech`: silence, noise, music. `confidence` is the calibrated
+    probability that the first alternative is what was said; `numbers` are what it was made of.
+    """
+
+    status: Status
+    confidence: float
+    alternatives: tuple[Alternative, ...]
+    heard: str
+    numbers: dict[str, float]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether to act on it."""
+        return self.status == "accepted"
+
+    def __str__(self) -> str:
+        if self.status == "no_speech":
+            return f"no speech ({1 - self.numbers.get('speech', 0.0):.2f})"
+        if self.status == "not_a_command":
+            return f'not a command, sounds like "{self.heard}" ({1 - self.numbers.get("command", 0.0):.2f})'
+        if self.status == "unsure":
+            options = " or ".join(f'"{one.text}" ({one.probability:.2f})' for one in self.alternatives[:2])
+            return f"unsure: {options}"
+        best = self.alternatives[0]
+        slots = ", ".join(f"{name}={value}" for name, value in best.slots.items())
+        return f"{best.text}\t{best.intent}({slots})\t{self.confidence:.2f}"
+
+
 @dataclass(frozen=True)
 class Segment:
     """A stretch of a recording and its text.
 
-    `log_probability` is the joint log probability of the text given the sound; it is not calibrated.
+    `log_probability` is the joint log probability of the text given the sound; it is not calibrated. With a
+    command set, `command` is what became of it, and the text of a refused one is empty.
     """
 
     text: str
     start_s: float
     end_s: float
     log_probability: float
+    command: Command | None = None
 
 
 @dataclass(frozen=True)
@@ -33,29 +82,49 @@ class Transcript:
     elapsed_s: float
     segments: tuple[Segment, ...]
 
+    @property
+    def command(self) -> Command | None:
+        """The first command that was accepted, else what became of the first segment."""
+        commands = [segment.command for segment in self.segments if segment.command]
+        return next((command for command in commands if command.accepted), commands[0] if commands else None)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values with times rounded to milliseconds."""
+        """Return plain values with times rounded to milliseconds; with a command set, its answer on top."""
         plain: dict[str, Any] = _rounded(asdict(self))
+        for segment in plain["segments"]:
+            if segment["command"] is None:
+                del segment["command"]
+        if self.command:
+            plain |= {"status": self.command.status, "confidence": round(self.command.confidence, 3)}
+            if self.command.accepted:
+                best = self.command.alternatives[0]
+                plain |= {"intent": best.intent, "slots": best.slots}
         return plain
 
 
 def write(transcript: Transcript, form: Format) -> str:
     """Return a transcript as a file of its own would hold it."""
     if form == "txt":
-        return transcript.text + "\n"
+        return _plain_text(transcript) + "\n"
     return json.dumps(transcript.to_dict(), ensure_ascii=False, indent=2 if form == "json" else None) + "\n"
 
 
 def write_line(transcript: Transcript, form: Format, alone: bool) -> str:
     """Return a transcript as it stands among others on the screen; a text that is `alone` needs no name."""
     if form == "txt":
-        return f"{transcript.text}\n" if alone else f"{transcript.name}: {transcript.text}\n"
+        text = _plain_text(transcript)
+        return f"{text}\n" if alone else f"{transcript.name}: {text}\n"
     return write(transcript, form)
 
 
 def write_all(transcripts: Sequence[Transcript]) -> str:
     """Return transcripts as one JSON array."""
     return json.dumps([one.to_dict() for one in transcripts], ensure_ascii=False, indent=2) + "\n"
+
+
+def _plain_text(transcript: Transcript) -> str:
+    commands = [segment.command for segment in transcript.segments if segment.command]
+    return "\n".join(map(str, commands)) if commands else transcript.text
 
 
 def _rounded(value: Any) -> Any:

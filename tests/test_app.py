@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,35 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from speechformer import SpeechformerError, Transcript
+from speechformer import SpeechformerError, Transcriber, Transcript
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, load_audio, write_wav
 from speechformer.checkpoint import Checkpoint, save_checkpoint
+from speechformer.errors import GrammarError
 from speechformer.features import FeatureConfig
 from speechformer.model import SpeechTransformer
 from speechformer.tokenizer import Tokenizer
+from speechformer.transcript import Alternative, Command, Segment, Status
 
 pytest.importorskip("gradio", reason="the app needs the extra speechformer[app]")
 
-from app import page
+from app import answer, command_panel, page
 
 ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "assets"
+HOME = (ASSETS / "commands" / "home.yaml").read_text("utf-8")
+LIGHT = ASSETS / "turn-off-the-bedroom-light.wav"
+BROKEN = 'intents:\n  Switch: ["turn on the (light"]\n'
+COMMAND = Command(
+    "accepted",
+    0.8,
+    (
+        Alternative("turn off the bedroom light", "SwitchLights", {"state": "off", "area": "bedroom"}, 0.8),
+        Alternative("turn off the bathroom light", "SwitchLights", {"state": "off", "area": "bathroom"}, 0.15),
+        Alternative("dim the light to 5 percent", "SetBrightness", {"percent": 5, "all": True}, 0.001),
+    ),
+    "turn of the bed room light",
+    {"speech": 0.995, "command": 0.9, "right": 0.4, "ratio": -1.0},
+)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 CHROMIUM_FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -204,12 +222,168 @@ def test_a_taken_port_is_an_error_that_says_what_to_do(model: Path) -> None:
             page.launch(str(model), port)
 
 
+@pytest.fixture(scope="session")
+def shipped() -> Transcriber:
+    """Load the model that is shipped."""
+    return Transcriber.from_pretrained()
+
+
+def words(html: str) -> str:
+    """Return what HTML says, without its tags."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
+
+
+def test_an_accepted_command_shows_intent_slots_and_confidence() -> None:
+    drawn = answer.draw(COMMAND)
+    said = words(drawn)
+    assert "Understood turn off the bedroom light Intent SwitchLights" in said
+    assert "state off area bedroom Confidence 80 %" in said
+    assert "What else it could be turn off the bathroom light 15 % SwitchLights (state: off, area: bathroom)" in said
+    assert "under 1 % SetBrightness (percent: 5, all: true)" in said
+    assert "width: 80.0%" in drawn
+
+
+def test_an_unsure_one_asks_which_was_meant() -> None:
+    said = words(answer.draw(replace(COMMAND, status="unsure")))
+    assert "Did you mean …? turn off the bedroom light 80 %" in said
+    assert "Speech over 99 % A command 90 % The right one 40 % too low" in said
+
+
+@pytest.mark.parametrize(
+    ("heard", "sentence"),
+    [
+        ("play music", "That is not one of the commands; it sounded like “play music”."),
+        ("", "That is not one of the commands."),
+    ],
+)
+def test_a_refused_one_says_what_it_sounded_like_and_what_decided(heard: str, sentence: str) -> None:
+    numbers = {"speech": 1.0, "command": 0.02}
+    said = words(answer.draw(Command("not_a_command", 0.0, (), heard, numbers)))
+    assert sentence in said
+    assert said.endswith("Speech 100 % A command 2 % too low")
+    assert "bathroom" not in said
+
+
+def test_no_speech_is_said_so() -> None:
+    said = words(answer.draw(Command("no_speech", 0.0, (), "", {"speech": 0.0})))
+    assert answer.NO_SPEECH in said
+    assert said.endswith("Speech 0 % too low")
+
+
+@pytest.mark.parametrize("status", ["accepted", "unsure", "not_a_command", "no_speech"])
+def test_an_answer_cannot_carry_html(status: Status) -> None:
+    evil = '<img src=x onerror="alert(1)">'
+    alternatives = (Alternative(evil, evil, {evil: evil}, 0.5),) * 2
+    drawn = answer.draw(Command(status, 0.5, alternatives, evil, {"speech": 0.5, "command": 0.5, "right": 0.5}))
+    assert "<img" not in drawn
+    assert 'onerror="' not in drawn
+
+
+def test_an_answer_stands_before_the_time_taken_and_needs_no_remedy_for_no_words() -> None:
+    refused = replace(COMMAND, status="not_a_command", alternatives=())
+    note = page.describe(Transcript("array", "", 1.0, 0.1, (Segment("", 0.0, 1.0, 0.0, refused),)), clipped=False)
+    assert note.startswith('<div class="answer not_a_command">')
+    assert note.endswith(page.note("0.10 s for 1.0 s of sound", "plain"))
+
+
+def test_a_set_says_what_it_holds() -> None:
+    said = words(command_panel.describe(HOME, "home.yaml"))
+    assert re.match(r"home\.yaml : [\d,]+ sentences, \d+ templates, \d+ intents For example: \w+", said)
+    assert words(command_panel.describe("stop", "one.txt")).startswith("one.txt : 1 sentence, 1 template, 1 intent")
+    assert command_panel.FREE in command_panel.describe("", command_panel.ANY_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "place"),
+    [
+        (BROKEN, "k.yaml", "k.yaml, line 2, column 25: "),
+        ("stop\n a (b", "k.txt", "k.txt, line 2, column 4: "),
+        ("", "k.txt", "k.txt, line 1, column 1: "),
+        ("a: [", "<b>:1:2: .yaml", "&lt;b&gt;:1:2: .yaml, line 2, column 1: "),
+    ],
+)
+def test_a_mistake_has_line_and_column_wherever_it_is_met(text: str, name: str, place: str) -> None:
+    described = command_panel.describe(text, name)
+    assert described.startswith(f'<p class="warning">{place}')
+    stub = Stub()
+    assert page.hear(stub, (SAMPLE_RATE_HZ, tone(1.0)), text, name) == ("", described)  # type: ignore[arg-type]
+    assert not stub.heard
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remark"),
+    [
+        ("k.yaml", HOME.encode(), "<b>k.yaml</b>: "),
+        ("k.txt", b"\xef\xbb\xbfstop\r\ngo\r\n", "<b>k.txt</b>: 2 sentences"),
+        ("k.yaml", BROKEN.encode(), "k.yaml, line 2, column 25: "),
+        ("k.yaml", b"\xff\xfe\x00", "k.yaml, line 1, column 1: is not text in UTF-8"),
+        ("k.yaml", b"\n  intents:\n    Stop: [stop]\n", "<b>k.yaml</b>: 1 sentence"),
+        ("k.txt", b"", "k.txt, line 1, column 1: holds no sentences"),
+    ],
+)
+def test_a_file_is_opened_under_its_own_name_even_with_a_mistake(
+    tmp_path: Path, name: str, content: bytes, remark: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    text, its_name, loaded, _, choice = command_panel.open_file(str(tmp_path / name))
+    assert its_name == name
+    assert choice == (command_panel.OWN_PHRASES if name == "k.txt" else command_panel.OWN_YAML)
+    assert remark in loaded
+    assert str(tmp_path) not in loaded
+    assert loaded == command_panel.describe(text, name) or not text
+    assert bool(text) == (b"stop" in content or b"turn" in content)
+
+
+def test_the_beginnings_of_one_s_own_sets_hold_sentences() -> None:
+    for name, text in command_panel.STARTERS.items():
+        assert "sentences" in command_panel.describe(text, name)
+
+
+def test_a_command_of_the_set_is_understood_and_any_other_refused(shipped: Transcriber) -> None:
+    text, note = page.hear(shipped, str(LIGHT), HOME, "home.yaml")
+    assert text == "turn off the bedroom light"
+    assert "Intent SwitchLights" in words(note)
+    text, note = page.hear(shipped, str(LIGHT), "seven three nine two", "digits.txt")
+    assert not text
+    assert answer.NOT_A_COMMAND in note
+
+
+def test_people_share_the_model_and_no_set(shipped: Transcriber) -> None:
+    name = "k.txt"
+    for _ in range(2):  # one person's set, another's of the same name, and none
+        assert page.hear(shipped, str(LIGHT), "turn off the bedroom light", name)[0]
+        assert not page.hear(shipped, str(LIGHT), "seven three nine two", name)[0]
+        assert 'class="answer' not in page.hear(shipped, str(LIGHT))[1]
+    assert shipped.commands is None
+    first, again = (command_panel.listen_for(shipped, "go on", name) for _ in range(2))
+    assert first is again
+    assert first.checkpoint is shipped.checkpoint
+
+
+@builds_page
+def test_a_page_can_begin_with_a_set(tmp_path: Path) -> None:
+    ready, own = ASSETS / "commands" / "home.yaml", tmp_path / "home.yaml"
+    own.write_text(BROKEN)
+    for file, choice in ((ready, "home.yaml"), (own, command_panel.OWN_YAML), (None, command_panel.ANY_WORDS)):
+        parts = page.build(Stub(), commands=file).get_config_file()["components"]  # type: ignore[arg-type]
+        values = {part["props"].get("elem_id"): part["props"].get("value") for part in parts}
+        assert values["choice"] == choice
+        assert values["name"] == (file.name if file else "")
+        assert values["text"] == (file.read_text().strip() if file else "")
+
+
+def test_a_set_with_a_mistake_stops_the_app_before_it_opens(tmp_path: Path) -> None:
+    (tmp_path / "k.yaml").write_text(BROKEN)
+    with pytest.raises(GrammarError, match=r"k\.yaml:2:25: "):
+        page.launch(commands=tmp_path / "k.yaml")
+
+
 @contextmanager
-def running_app(model: Path, log: Path) -> Iterator[str]:
+def running_app(log: Path, *options: str) -> Iterator[str]:
     """Run `python -m app` on a free port and give its address."""
     with socket.create_server((page.HOST, 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--model", str(model), "--port", str(port)]
+    command = [sys.executable, "-m", "app", *options, "--port", str(port)]
     with log.open("w") as out, subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=out, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -269,7 +443,7 @@ def test_a_browser_speaks_and_reads_what_was_heard(model: Path, tmp_path: Path) 
     pytest.importorskip("selenium", reason="driving a browser needs selenium")
     write_wav(tmp_path / "voice.wav", tone(3.0))
     with (
-        running_app(model, tmp_path / "app.log") as address,
+        running_app(tmp_path / "app.log", "--model", str(model)) as address,
         running_browser(tmp_path / "voice.wav", tmp_path / "profile") as browser,
     ):
         browser.get(address)
@@ -279,4 +453,57 @@ def test_a_browser_speaks_and_reads_what_was_heard(model: Path, tmp_path: Path) 
         assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         requested = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
         assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
+    assert "Traceback" not in (tmp_path / "app.log").read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver (apt: chromium-driver)")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # selenium leaves its sockets to the collector
+def test_a_browser_chooses_edits_and_speaks_commands(tmp_path: Path) -> None:
+    pytest.importorskip("selenium", reason="driving a browser needs selenium")
+    from selenium.common.exceptions import ElementClickInterceptedException as Covered
+    from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with running_app(tmp_path / "app.log") as address, running_browser(LIGHT, tmp_path / "profile") as browser:
+        moving = (Covered, ElementNotInteractableException, StaleElementReferenceException)
+        wait = WebDriverWait(browser, 120, ignored_exceptions=moving)
+
+        def shown(selector: str, text: str = "") -> Any:
+            """Wait for an element that holds a text."""
+            ones = wait.until(
+                lambda _: [one for one in browser.find_elements("css selector", selector) if text in one.text]
+            )
+            return ones[0]
+
+        def press(selector: str, text: str = "") -> None:
+            """Click on an element as soon as nothing is before it."""
+            wait.until(lambda _: shown(selector, text).click() is None)
+
+        browser.get(address)
+        shown("#loaded", command_panel.FREE)
+        press("#choice input")
+        press("#choice li, ul.options li", "Home")
+        shown("#loaded", " templates, ")
+        assert record(browser, "#audio .record-button") in [f"{sign} {title}" for sign, title in answer.BADGES.values()]
+        press("#examples button", "bedroom light")
+        shown("#note .intent", "SwitchLights")
+        assert not shown("#transcript").is_displayed()
+
+        press("#editor button")
+        shown("#text .cm-content").send_keys(Keys.CONTROL, Keys.HOME)
+        shown("#text .cm-content").send_keys("[")
+        shown("#loaded .warning", "home.yaml, line ")
+        press("#examples button", "bedroom light")
+        shown("#note .warning", "home.yaml, line ")
+
+        browser.switch_to.new_window("tab")  # another person, who has chosen nothing
+        browser.get(address)
+        shown("#loaded", command_panel.FREE)
+        press("#examples button", "bedroom light")
+        shown("#note .plain", "of sound")
+        assert not browser.find_elements("css selector", ".answer, .warning")
+        assert shown("#transcript textarea").get_attribute("value") == "turn off the bedroom light"
+        assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert "Traceback" not in (tmp_path / "app.log").read_text()

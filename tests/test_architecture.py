@@ -11,9 +11,9 @@ import speechformer
 
 PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
-    "errors", "config", "audio", "metrics", "transcript", "features", "augment", "tokenizer", "grammar",
-    "synthesis", "model", "decoding", "checkpoint", "data", "transcribe", "world",
-    "evaluation", "training", "inspect", "cli",
+    "errors", "config", "audio", "metrics", "transcript", "features", "augment", "tokenizer",
+    "command_file", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "confidence",
+    "checkpoint", "data", "transcribe", "trial", "world", "evaluation", "training", "inspect", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)

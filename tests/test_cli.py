@@ -259,6 +259,75 @@ def test_info_names_the_shipped_model(capsys: pytest.CaptureFixture[str]) -> Non
     assert "model commands-en: " in capsys.readouterr().out
 
 
+COMMANDS = "intents: {Move: ['{what} [please]']}\nlists: {what: {values: [go, stop, left, right]}}\n"
+
+
+def test_commands_have_an_answer_in_text_and_json(run: Run, wav: Path, tmp_path: Path) -> None:
+    (tmp_path / "set.yaml").write_text(COMMANDS)
+    status, out, _ = run("transcribe", wav, "--commands", tmp_path / "set.yaml", "--format", "json")
+    answer = json.loads(out)
+    assert status == DONE
+    assert answer["status"] in ("accepted", "unsure", "not_a_command", "no_speech")
+    assert 0 <= answer["confidence"] <= 1
+    best = answer["segments"][0]["command"]["alternatives"][0]
+    assert best["intent"] == "Move"
+    assert best["slots"]["what"] in ("go", "stop", "left", "right")
+    assert ("intent" in answer) == (answer["status"] == "accepted")
+    status, out, _ = run("transcribe", wav, "--commands", tmp_path / "set.yaml")
+    assert (status, bool(out.strip())) == (DONE, True)
+
+
+def test_silence_is_no_speech(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set.txt").write_text("go\nstop\n")
+    write_wav(tmp_path / "silence.wav", np.zeros(SAMPLE_RATE_HZ, np.float32))
+    status, out, _ = run(
+        "transcribe", tmp_path / "silence.wav", "--commands", tmp_path / "set.txt", "--format", "jsonl"
+    )
+    assert status == DONE
+    assert json.loads(out)["status"] == "no_speech"
+    assert json.loads(out)["text"] == ""
+
+
+@pytest.mark.parametrize("command", ["transcribe", "evaluate", "grammar"])
+def test_a_command_file_with_a_mistake_is_pointed_at(run: Run, wav: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "bad.yaml").write_text("intents:\n  Go: ['go {where}']\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"audio_filepath": str(wav), "text": "go"}) + "\n")
+    given = {
+        "transcribe": (wav, "--commands"), "evaluate": (tmp_path / "rows.jsonl", "--commands"), "grammar": ("check",),
+    }[command]  # fmt: skip
+    status, out, errors = run(command, *given, tmp_path / "bad.yaml")
+    assert (status, out) == (USAGE, "")
+    assert errors.startswith(f"speechformer: {tmp_path / 'bad.yaml'}:2:12: there is no list {{where}}")
+    assert errors.count("\n") == 1
+
+
+def test_a_grammar_is_looked_over(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set.yaml").write_text(COMMANDS)
+    status, out, _ = run("grammar", "check", tmp_path / "set.yaml")
+    assert status == DONE
+    assert out.startswith("8 sentences from 1 templates in 1 intents, 5 words")
+    assert "sound alike" in out
+
+
+def test_a_command_set_is_evaluated_clean_and_with_noise(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set.txt").write_text("go\nstop\n")
+    (tmp_path / "noise").mkdir()
+    write_wav(tmp_path / "noise" / "hiss.wav", 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32))
+    rows = []
+    for word in ("go", "stop", "left"):
+        write_wav(tmp_path / f"{word}.wav", spoken(word))
+        rows.append({"audio_filepath": f"{word}.wav", "text": word})
+    write_manifest(tmp_path / "rows.jsonl", rows)
+    arguments = (tmp_path / "rows.jsonl", "--commands", tmp_path / "set.txt", "--noise", tmp_path / "noise")
+    status, out, _ = run("evaluate", *arguments, "--snr", "6,12", "--format", "json")
+    results = json.loads(out)
+    assert status == DONE
+    assert list(results) == ["clean", "6 dB", "12 dB"]
+    assert results["clean"]["commands_n"] == 2
+    assert results["clean"]["other_speech_n"] == 1
+    assert "right and accepted" in run("evaluate", *arguments)[1]
+
+
 def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -11,6 +11,7 @@ from speechformer.audio import SAMPLE_RATE_HZ
 from speechformer.checkpoint import Checkpoint
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig
+from speechformer.grammar import Grammar
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import Tokenizer
 from speechformer.transcribe import MAX_SPAN_S
@@ -61,3 +62,38 @@ def test_long_audio_is_cut_into_segments_the_model_knows(transcriber: Transcribe
 def test_a_model_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such model folder; give a folder or one of: .*commands-en"):
         Transcriber.from_pretrained(tmp_path / "none")
+
+
+@pytest.mark.parametrize("phrases", [("go",), ("go", "stop", "left")])
+def test_inside_a_command_set_there_is_a_command_of_it_or_a_refusal(
+    transcriber: Transcriber, phrases: tuple[str, ...]
+) -> None:
+    chosen = Transcriber(transcriber.checkpoint, commands=Grammar.parse("\n".join(phrases), is_yaml=False))
+    waveforms = [spoken("go"), spoken("right"), np.tile(spoken("left"), 3), np.zeros(8000, np.float32)]
+    for one in chosen.transcribe_waveforms(waveforms, "abcd"):
+        command = one.command
+        assert command is not None
+        assert {alternative.text for alternative in command.alternatives} <= set(phrases)
+        assert one.text == (command.alternatives[0].text if command.accepted else "")
+        assert sum(alternative.probability for alternative in command.alternatives) <= 1 + 1e-9
+    assert one.command is not None
+    assert one.command.status == "no_speech"
+
+
+def test_a_command_is_the_same_alone_and_among_others(transcriber: Transcriber) -> None:
+    chosen = Transcriber(transcriber.checkpoint, commands=Grammar.parse("go\nstop now\nleft", is_yaml=False))
+    waveforms = [spoken("go"), np.tile(spoken("left"), 3), spoken("stop")[:4000]]
+    together = [one.command for one in chosen.transcribe_waveforms(waveforms, "abc")]
+    alone = [chosen.transcribe((SAMPLE_RATE_HZ, waveform_N)).command for waveform_N in waveforms]
+    for one, other in zip(together, alone, strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one.status, one.heard) == (other.status, other.heard)
+        assert [a.text for a in one.alternatives] == [a.text for a in other.alternatives]
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
+def test_without_a_command_set_there_is_no_command(transcriber: Transcriber) -> None:
+    transcript = transcriber.transcribe((SAMPLE_RATE_HZ, spoken("go")))
+    assert transcript.command is None
+    assert "command" not in transcript.to_dict()["segments"][0]

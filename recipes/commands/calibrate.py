@@ -1,0 +1,149 @@
+"""Fit what makes probabilities of scores, on real dev speech, and write it beside the model.
+
+Every corpus is heard through its own grammar, through those of the others, and through halves of its words, so
+that what is not a command ranges from a word that is missing to another domain; noise is heard through all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
+from speechformer.augment import add_noise
+from speechformer.checkpoint import find_model, load_checkpoint, save_calibration
+from speechformer.confidence import Calibration, Evidence, Head
+from speechformer.data import Row, read_manifest
+from speechformer.grammar import Grammar
+from speechformer.tokenizer import normalise
+from speechformer.transcribe import Transcriber
+from speechformer.trial import calibration_error
+
+ROOT = Path(__file__).parents[2]
+OWN = Path(__file__).parent / "grammars"
+READY = ROOT / "assets" / "commands"
+TRIALS = {
+    "speech_commands": OWN / "speech_commands.txt",
+    "fsdd": READY / "digits.yaml",
+    "an4": OWN / "an4.yaml",
+    "grid": OWN / "grid.yaml",
+}
+STRANGERS = (*TRIALS.values(), READY / "home.yaml", READY / "computer.yaml", READY / "letters.yaml")
+N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE = 400, 30, 4, 60
+REFUSED = 0.03  # share of right answers that each threshold may refuse
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one utterance showed, and what was true."""
+
+    evidence: list[float]
+    speaker: str
+    is_speech: bool
+    is_command: bool
+    is_right: bool
+
+
+class Collector:
+    """Hears recordings through grammars; every second one with noise."""
+
+    def __init__(self, model: Path, noises: Sequence[Waveform], share: float = 1.0, seed: int = 0) -> None:
+        self.checkpoint, self.noises, self.share = load_checkpoint(find_model(model)), noises, share
+        self.draw = np.random.default_rng(seed)
+
+    def pick(self, rows: Sequence[Row], n: int) -> list[Row]:
+        return [rows[int(i)] for i in self.draw.permutation(len(rows))[: round(self.share * n)]]
+
+    def noise(self, n_samples: int) -> Waveform:
+        noise_N = self.noises[int(self.draw.integers(len(self.noises)))]
+        start = int(self.draw.integers(max(1, len(noise_N) - n_samples)))
+        return np.resize(noise_N[start : start + n_samples], n_samples)
+
+    def hear(self, grammar: Grammar, rows: Sequence[Row]) -> Iterator[Sample]:
+        """Yield a sample a row; a row without a path is noise."""
+        transcriber = Transcriber(self.checkpoint, commands=grammar)
+        for row in rows:
+            is_speech = bool(row["audio_filepath"])
+            length = int(self.draw.uniform(1, 4) * SAMPLE_RATE_HZ)
+            waveform_N = load_audio(row["audio_filepath"]) if is_speech else self.noise(length)
+            if is_speech and self.draw.random() < 0.5:
+                waveform_N = add_noise(waveform_N, self.noise(len(waveform_N)), self.draw.uniform(6, 24))
+            command = transcriber.transcribe((SAMPLE_RATE_HZ, waveform_N)).command
+            meaning = grammar.interpret(normalise(row["text"])) if is_speech else None
+            if command is None or not command.alternatives:
+                continue
+            best = command.alternatives[0]
+            right = meaning is not None and (best.intent, best.slots) == (meaning.intent, meaning.slots)
+            evidence = [command.numbers[part.name] for part in fields(Evidence)]
+            yield Sample(evidence, row["speaker"], is_speech, meaning is not None, right)
+
+    def collect(self, dev: Path) -> Iterator[Sample]:
+        corpora = {path.stem: read_manifest(path) for path in sorted(dev.glob("*.jsonl")) if path.stem != "synthetic"}
+        for name, path in TRIALS.items():
+            yield from self.hear(Grammar.load(path), self.pick(corpora[name], N_COMMANDS))
+        words = sorted({row["text"] for row in corpora["speech_commands"]})
+        for _ in range(N_HALVES):
+            half = [words[int(i)] for i in self.draw.permutation(len(words))[: len(words) // 2]]
+            grammar = Grammar.parse("\n".join(half), is_yaml=False)
+            yield from self.hear(grammar, self.pick(corpora["speech_commands"], N_COMMANDS // 2))
+        noise = [
+            {"audio_filepath": "", "text": "", "speaker": f"noise {i % 10}"} for i in range(round(self.share * N_NOISE))
+        ]
+        for path in STRANGERS:
+            others = [row for rows in corpora.values() for row in self.pick(rows, N_OTHERS)]
+            yield from self.hear(Grammar.load(path), [*others, *noise])
+
+
+def fit(samples: Sequence[Sample], part: str, among: str | None) -> tuple[Head, Values, Values]:
+    """Return a head, and its probabilities for speakers that it was not fitted on, with what was true."""
+    chosen = [one for one in samples if among is None or getattr(one, among)]
+    x, y = np.array([one.evidence for one in chosen]), np.array([getattr(one, part) for one in chosen])
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    model = LogisticRegression(C=1.0, max_iter=2000)
+    groups = [one.speaker for one in chosen]
+    unseen = cross_val_predict(model, (x - mean) / scale, y, groups=groups, cv=GroupKFold(5), method="predict_proba")
+    model.fit((x - mean) / scale, y)
+    weights = model.coef_[0] / scale
+    head = Head(tuple(map(float, weights)), float(model.intercept_[0] - weights @ mean))
+    return head, unseen[:, 1], y.astype(float)
+
+
+def threshold(probabilities: Values, true: Values) -> float:
+    """Return the threshold, at most one half, that refuses few of the true ones."""
+    return float(min(0.5, np.quantile(probabilities[true > 0], REFUSED)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the recordings to hear (1)")
+    args = parser.parse_args()
+    noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")[::4]]
+    samples = list(Collector(args.model, noises, args.share).collect(args.data / "dev"))
+    calibration = Calibration(fitted_on=f"{len(samples)} recordings of {args.data / 'dev'}")
+    for name, part, among in (
+        ("speech", "is_speech", None),
+        ("command", "is_command", "is_speech"),
+        ("right", "is_right", "is_command"),
+    ):
+        head, unseen, true = fit(samples, part, among)
+        least = threshold(unseen, true)
+        calibration = replace(calibration, **{name: head, f"min_{name}": least})
+        error = calibration_error(unseen.tolist(), (true > 0).tolist())
+        refused = np.mean(unseen[true == 0] < least)
+        print(f"{name}: {len(true)} samples, {true.mean():.2f} true; on speakers that it was not fitted on:")
+        print(f"  calibration error {error:.3f}, threshold {least:.2f}, refused of the untrue {refused:.3f}")
+    save_calibration(args.model, calibration)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""How far an answer can be believed: evidence from two searches → three probabilities → accept or refuse.
+
+An utterance is decoded inside the grammar and freely. How much worse the grammar's best sentence fits than the
+free one says whether it was a command at all (a likelihood ratio); how far the next meaning is behind says
+whether it was this one. Three logistic regressions, fitted by the recipe on real dev speech, make probabilities
+of these numbers: that there was speech, that it was one of the commands, and that it was the best one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+
+from rapidfuzz.distance import Levenshtein
+
+from speechformer.decoding import Hypothesis
+from speechformer.transcript import Status
+
+FAR = 20.0  # log probabilities further apart than this are equally far apart
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an utterance. Log probabilities are natural, per token where the name says so.
+
+    `ratio`, `attention_ratio`, `ctc_ratio`: the best sentence of the grammar against the best of all, both heads,
+    decoder and CTC head. `margin`: against the next meaning. `sureness`, `free_sureness`: per token.
+    `agreement`: decoder against CTC head, per token. `distance`: share of letters to change to get what was
+    heard freely. `blank`: mean log probability of the CTC blank, near 0 where nothing is said. `empty`: 1 where
+    nothing was heard freely. `length`: log of the number of tokens.
+    """
+
+    ratio: float
+    attention_ratio: float
+    ctc_ratio: float
+    ratio_per_token: float
+    margin: float
+    sureness: float
+    free_sureness: float
+    agreement: float
+    distance: float
+    blank: float
+    empty: float
+    length: float
+
+
+def weigh(
+    best: Hypothesis, rival: Hypothesis | None, free: Hypothesis, texts: tuple[str, str], blank: float
+) -> Evidence:
+    """Collect the evidence on `best`, the grammar's best hypothesis.
+
+    `rival` is the best one with another meaning, `free` the best outside of the grammar, `texts` those of `best`
+    and `free`, `blank` the mean log probability of the CTC blank.
+    """
+    n_best, n_free = len(best.tokens) + 1, len(free.tokens) + 1
+    ratio = best.log_probability - free.log_probability
+    margin = best.log_probability - rival.log_probability if rival else FAR
+    return Evidence(
+        ratio=_near(ratio),
+        attention_ratio=_near(best.attention - free.attention),
+        ctc_ratio=_near(best.ctc - free.ctc),
+        ratio_per_token=max(-5.0, min(0.0, ratio / n_best)),
+        margin=_near(margin),
+        sureness=max(-5.0, best.log_probability / n_best),
+        free_sureness=max(-5.0, free.log_probability / n_free),
+        agreement=max(-5.0, -abs(best.attention - best.ctc) / n_best),
+        distance=float(Levenshtein.normalized_distance(*texts)),
+        blank=max(-5.0, blank),
+        empty=float(not free.tokens),
+        length=math.log(n_best),
+    )
+
+
+def _near(value: float) -> float:
+    return max(-FAR, min(FAR, value))
+
+
+N_EVIDENCE = len(fields(Evidence))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A logistic regression on the evidence: one weight a number, and a bias."""
+
+    weights: tuple[float, ...]
+    bias: float
+
+    def probability(self, evidence: Sequence[float]) -> float:
+        """Return the probability, 0…1."""
+        logit = self.bias + sum(weight * value for weight, value in zip(self.weights, evidence, strict=True))
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
+
+
+def _weights(**given: float) -> tuple[float, ...]:
+    return tuple(given.get(part.name, 0.0) for part in fields(Evidence))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The three heads, and the probabilities from which on they are believed.
+
+    `command` holds for what is speech, `right` for what is a command. The defaults are plain guesses for a model
+    that was not calibrated yet; `fitted_on` says what a calibration was fitted on.
+    """
+
+    speech: Head = Head(_weights(empty=-6.0), 3.0)
+    command: Head = Head(_weights(ratio_per_token=4.0, distance=-6.0), 3.0)
+    right: Head = Head(_weights(margin=1.0, ratio_per_token=2.0), 0.0)
+    min_speech: float = 0.5
+    min_command: float = 0.5
+    min_right: float = 0.5
+    fitted_on: str = ""
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        """Return the probabilities of an answer and what becomes of it."""
+        values = astuple(evidence)
+        speech, command, right = (head.probability(values) for head in (self.speech, self.command, self.right))
+        status: Status = "accepted"
+        if speech < self.min_speech:
+            status = "no_speech"
+        elif command < self.min_command:
+            status = "not_a_command"
+        elif right < self.min_right:
+            status = "unsure"
+        return Judgement(status, speech, command, right)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of an answer, and why: P(speech), P(command | speech), P(this one | command)."""
+
+    status: Status
+    speech: float
+    command: float
+    right: float
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the answer is what was said."""
+        return self.speech * self.command * self.right
+
+
+def share(judgement: Judgement, scores: Sequence[float]) -> list[float]:
+    """Return the probability of each of several meanings with these log scores, best first.
+
+    The best one has its confidence; the others share what is left of the probability of a command.
+    """
+    rest = judgement.speech * judgement.command * (1 - judgement.right)
+    odds = [math.exp(max(-50.0, score - scores[0])) for score in scores[1:]]
+    return [judgement.confidence, *(rest * odd / sum(odds) for odd in odds)]

@@ -1,0 +1,208 @@
+"""Put a command set on trial: recordings with what was said → how often the answer was right, wrong, or refused.
+
+A row of a manifest is a command if the grammar has its text, speech that is none if not, and no speech at all
+if its text is empty or missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from speechformer.audio import Waveform, load_audio
+from speechformer.augment import add_noise
+from speechformer.data import Row
+from speechformer.errors import AudioError, SpeechformerError
+from speechformer.grammar import Interpretation
+from speechformer.metrics import score
+from speechformer.tokenizer import normalise
+from speechformer.transcribe import Transcriber
+from speechformer.transcript import Command, Transcript
+
+GROUP = 32
+N_BINS = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One recording: what was said (`expected` is None where that is no command), what was answered."""
+
+    name: str
+    said: str
+    expected: Interpretation | None
+    transcript: Transcript
+    snr_db: float | None = None
+
+    @property
+    def command(self) -> Command:
+        """The answer."""
+        assert self.transcript.command is not None
+        return self.transcript.command
+
+    @property
+    def best_is_right(self) -> bool:
+        """Whether the most probable command means what was said, accepted or not."""
+        best = self.command.alternatives[:1]
+        return self.expected is not None and any(
+            one.intent == self.expected.intent and one.slots == self.expected.slots for one in best
+        )
+
+
+class Noises:
+    """Recordings to mix in, from a folder of audio files; each row gets a stretch that its number decides."""
+
+    def __init__(self, folder: Path, suffixes: set[str], seed: int = 0) -> None:
+        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+        self.seed = seed
+        if not self.paths:
+            raise SpeechformerError(f"{folder}: holds no audio files to mix in; give another folder")
+        self.loaded: dict[Path, Waveform] = {}
+
+    def mix(self, waveform_N: Waveform, number: int, snr_db: float) -> Waveform:
+        """Add noise at a ratio of speech to noise power in decibels."""
+        draw = np.random.default_rng((self.seed, number))
+        path = self.paths[int(draw.integers(len(self.paths)))]
+        if path not in self.loaded:
+            self.loaded[path] = load_audio(path)
+        noise_N = self.loaded[path]
+        start = int(draw.integers(max(1, len(noise_N) - len(waveform_N))))
+        return add_noise(waveform_N, np.resize(noise_N[start : start + len(waveform_N)], len(waveform_N)), snr_db)
+
+
+def hold(
+    transcriber: Transcriber, rows: Sequence[Row], noises: Noises | None = None, snr_db: float | None = None
+) -> Iterator[Outcome | AudioError]:
+    """Answer every recording with the transcriber's command set, in groups; yield in order."""
+    assert transcriber.commands is not None
+    grammar = transcriber.commands.grammar
+    for start in range(0, len(rows), GROUP):
+        group = list(enumerate(rows[start : start + GROUP], start))
+        loaded: dict[int, Waveform | AudioError] = {}
+        for number, row in group:
+            try:
+                waveform_N = load_audio(row["audio_filepath"])
+                mixed = noises is not None and snr_db is not None
+                loaded[number] = noises.mix(waveform_N, number, snr_db) if mixed else waveform_N  # type: ignore
+            except AudioError as error:
+                loaded[number] = error
+        good = {number: one for number, one in loaded.items() if not isinstance(one, AudioError)}
+        names = [str(rows[number]["audio_filepath"]) for number in good]
+        heard = dict(zip(good, transcriber.transcribe_waveforms([*good.values()], names), strict=True))
+        for number, row in group:
+            one = loaded[number]
+            if isinstance(one, AudioError):
+                yield one
+            else:
+                said = normalise(row.get("text", ""))
+                yield Outcome(heard[number].name, said, grammar.interpret(said), heard[number], snr_db)
+
+
+def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the rates of a trial; each with how many recordings or hours it is of."""
+    commands = [one for one in outcomes if one.expected is not None]
+    others = [one for one in outcomes if one.expected is None and one.said]
+    noise = [one for one in outcomes if not one.said]
+    result: dict[str, Any] = {}
+    if commands:
+        result |= _of_commands(commands)
+    for name, part in (("other_speech", others), ("no_speech", noise)):
+        if part:
+            accepted = [seg for one in part for seg in one.transcript.segments if seg.command and seg.command.accepted]
+            refused = sum(not any(s.command and s.command.accepted for s in one.transcript.segments) for one in part)
+            hours = sum(one.transcript.duration_s for one in part) / 3600
+            result |= {
+                f"{name}_n": len(part), f"{name}_hours": hours, f"{name}_refused": refused / len(part),
+                f"{name}_refused_interval": interval(refused, len(part)),
+                f"{name}_false_accepts_per_hour": len(accepted) / hours if hours else 0.0,
+                f"{name}_words": sum(len(seg.text.split()) for one in part for seg in one.transcript.segments),
+            }  # fmt: skip
+    answered = [one for one in outcomes if one.said]
+    if answered:
+        result["calibration_error"] = calibration_error(
+            [one.command.confidence for one in answered], [one.best_is_right for one in answered]
+        )
+    return result
+
+
+def _of_commands(commands: Sequence[Outcome]) -> dict[str, Any]:
+    n = len(commands)
+    right = [one for one in commands if one.best_is_right]
+    accepted = [one for one in commands if one.command.accepted]
+    best = [one.command.alternatives[0].text if one.command.alternatives else "" for one in commands]
+    n_right = sum(one.best_is_right for one in accepted)
+    statuses = [one.command.status for one in commands]
+    return {
+        "commands_n": n,
+        "accuracy": n_right / n,
+        "accuracy_interval": interval(n_right, n),
+        "accuracy_without_refusal": len(right) / n,
+        "accuracy_without_refusal_interval": interval(len(right), n),
+        "word_error_rate": score([one.said for one in commands], best).wer,
+        "wrong_accepted": (len(accepted) - n_right) / n,
+        "right_refused": sum(not one.command.accepted for one in right) / max(1, len(right)),
+        "refused_as": {status: statuses.count(status) / n for status in ("unsure", "not_a_command", "no_speech")},
+        "risk_at_coverage": risk_at_coverage([(one.command.confidence, one.best_is_right) for one in commands]),
+    }
+
+
+def interval(k: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    limits = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
+    return float(limits.low), float(limits.high)
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool], n_bins: int = N_BINS) -> float:
+    """Return the expected calibration error in bins of equal width (Guo et al. 2017, equation 3)."""
+    bins = np.minimum((np.asarray(confidences) * n_bins).astype(int), n_bins - 1)
+    gap = np.bincount(bins, np.asarray(confidences) - np.asarray(right, float), n_bins)
+    return float(np.abs(gap).sum() / len(bins))
+
+
+def risk_at_coverage(answers: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """Return the share of wrong answers among the most confident 50, 80, 90, 95 and 100 %."""
+    ordered = [right for _, right in sorted(answers, key=lambda answer: -answer[0])]
+    parts = {share: max(1, round(share * len(ordered) / 100)) for share in (50, 80, 90, 95, 100)}
+    return {str(share): 1 - sum(ordered[:n]) / n for share, n in parts.items()}
+
+
+def write(results: dict[str, dict[str, Any]], form: str) -> str:
+    """Return the figures of one or more conditions as text or JSON."""
+    if form == "json":
+        return json.dumps(results, indent=2) + "\n"
+    return "\n".join(f"{condition}\n" + "".join(map(_line, _told(result))) for condition, result in results.items())
+
+
+def _line(row: tuple[str, str]) -> str:
+    return f"  {row[0]:<32}{row[1]}\n"
+
+
+def _told(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def percent(key: str) -> str:
+        low_high = result.get(f"{key}_interval")
+        span = f"  (95 % interval {100 * low_high[0]:.1f}–{100 * low_high[1]:.1f})" if low_high else ""
+        return f"{100 * result[key]:.1f} %{span}"
+
+    if "commands_n" in result:
+        yield "commands", str(result["commands_n"])
+        yield "right and accepted", percent("accuracy")
+        yield "right, were none refused", percent("accuracy_without_refusal")
+        yield "word error rate", percent("word_error_rate")
+        yield "wrong and accepted", percent("wrong_accepted")
+        yield "of the right ones, refused", percent("right_refused")
+        shares = (f"{name} {100 * share:.1f} %" for name, share in result["refused_as"].items())
+        yield "refused as", ", ".join(shares)
+        risks = (f"{share} %: {100 * risk:.1f}" for share, risk in result["risk_at_coverage"].items())
+        yield "wrong among the most confident", ", ".join(risks)
+    for key, name in (("other_speech", "other speech"), ("no_speech", "no speech")):
+        if f"{key}_n" in result:
+            yield name, f"{result[f'{key}_n']} recordings, {result[f'{key}_hours']:.2f} h"
+            yield "  refused", percent(f"{key}_refused")
+            yield "  false accepts an hour", f"{result[f'{key}_false_accepts_per_hour']:.1f}"
+    if "calibration_error" in result:
+        yield "expected calibration error", f"{result['calibration_error']:.3f}"

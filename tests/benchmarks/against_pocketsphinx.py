@@ -1,0 +1,126 @@
+"""The same recordings through the same grammars: speechformer against PocketSphinx, in one run, one thread each.
+
+    pip install pocketsphinx
+    python tests/benchmarks/against_pocketsphinx.py data/commands/test --n 120
+
+PocketSphinx reads the grammar as JSGF and uses the English model that it ships. Words that its dictionary lacks
+are given to it. Both get recordings that are already decoded; ours are taken one by one, as a person speaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from hassil.expression import Alternative, Expression, Group, ListReference, RuleReference, TextChunk
+from pocketsphinx import Decoder
+
+from speechformer import Grammar, Transcriber
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
+from speechformer.command_file import Template
+from speechformer.data import read_manifest
+from speechformer.metrics import score
+from speechformer.tokenizer import normalise
+
+ROOT = Path(__file__).parents[2]
+GRAMMARS = {
+    "speech_commands": ROOT / "recipes/commands/grammars/speech_commands.txt",
+    "fsdd": ROOT / "assets/commands/digits.yaml",
+    "an4": ROOT / "recipes/commands/grammars/an4.yaml",
+    "grid": ROOT / "recipes/commands/grammars/grid.yaml",
+}
+PHONES = {"rubout": "R AH B AW T"}
+
+
+class Jsgf:
+    """Writes a grammar as JSGF, lists and rules as rules of its own."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.rules: dict[str, str] = {}
+        sentences = [self.write(template.expression, template) for template in grammar.file.templates]
+        rules = "".join(f"<{name}> = {body};\n" for name, body in self.rules.items())
+        self.text = f"#JSGF V1.0;\ngrammar commands;\n{rules}public <sentence> = {' | '.join(sentences)};\n"
+
+    def write(self, expression: Expression, at: Template) -> str:
+        if isinstance(expression, TextChunk):
+            return normalise(expression.original_text)
+        if isinstance(expression, ListReference):
+            values = at.scope.lists[expression.list_name]
+            body = (self.write(template.expression, template) for template, _ in values)
+            return self.rule(f"list_{expression.list_name}", " | ".join(body))
+        if isinstance(expression, RuleReference):
+            rule = at.scope.rules[expression.rule_name]
+            return self.rule(f"rule_{expression.rule_name}", self.write(rule.expression, rule))
+        assert isinstance(expression, Group)
+        parts = [part for part in (self.write(item, at) for item in expression.items) if part]
+        if isinstance(expression, Alternative):
+            return f"[{' | '.join(parts)}]" if expression.is_optional else f"({' | '.join(parts)})"
+        return " ".join(parts)
+
+    def rule(self, name: str, body: str) -> str:
+        self.rules[name] = body
+        return f"<{name}>"
+
+
+def pocketsphinx(grammar: Grammar) -> Decoder:
+    """Return a decoder with the grammar."""
+    decoder = Decoder(samprate=SAMPLE_RATE_HZ, loglevel="FATAL", lm=None)
+    for word, phones in PHONES.items():
+        if decoder.lookup_word(word) is None:
+            decoder.add_word(word, phones, True)
+    decoder.add_jsgf_string("commands", Jsgf(grammar).text)
+    decoder.activate_search("commands")
+    return decoder
+
+
+def hear(decoder: Decoder, waveform_N: Waveform) -> str:
+    """Decode one recording."""
+    decoder.start_utt()
+    decoder.process_raw((waveform_N * 32767).clip(-32768, 32767).astype(np.int16).tobytes(), full_utt=True)
+    decoder.end_utt()
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr if hypothesis else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="manifests, one a corpus")
+    parser.add_argument("--n", type=int, default=120, help="recordings a corpus, drawn by a fixed seed")
+    parser.add_argument("--model", help="model folder or name")
+    parser.add_argument("--corpora", nargs="+", default=list(GRAMMARS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    free = Transcriber.from_pretrained(args.model)
+    for corpus in args.corpora:
+        grammar = Grammar.load(GRAMMARS[corpus])
+        rows = [row for row in read_manifest(args.folder / f"{corpus}.jsonl") if grammar.interpret(row["text"])]
+        order = np.random.default_rng(0).permutation(len(rows))[: args.n]
+        said = [normalise(rows[int(i)]["text"]) for i in order]
+        waveforms = [load_audio(rows[int(i)]["audio_filepath"]) for i in order]
+        seconds = sum(map(len, waveforms)) / SAMPLE_RATE_HZ
+        decoder, ours = pocketsphinx(grammar), Transcriber(free.checkpoint, commands=grammar)
+        heard: dict[str, list[str]] = {}
+        took: dict[str, float] = {}
+        for name in ("pocketsphinx", "speechformer"):
+            started = time.perf_counter()
+            if name == "pocketsphinx":
+                heard[name] = [hear(decoder, waveform_N) for waveform_N in waveforms]
+            else:
+                answers = [ours.transcribe((SAMPLE_RATE_HZ, waveform_N)).command for waveform_N in waveforms]
+                heard[name] = [a.alternatives[0].text if a and a.alternatives else "" for a in answers]
+            took[name] = time.perf_counter() - started
+        for name, texts in heard.items():
+            result = score(said, texts)
+            print(json.dumps({
+                "corpus": corpus, "program": name, "n": len(said), "wer": round(100 * result.wer, 1),
+                "sentences_right": round(100 * result.sentence_accuracy, 1),
+                "times_real_time": round(seconds / took[name], 1),
+            }), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
