@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -284,7 +285,7 @@ class _Yaml:
         quoted = 1 if node.style in ("'", '"') else 0
         line, column = _place(node)
         template = Template(node.value, self.name, line, column + quoted, scope, intent, slots or {})
-        if not normalise(node.value):
+        if not re.search("[A-Za-z0-9]", node.value) and not normalise(node.value):
             raise template.error(f'"{node.value}" has no letters a–z or digits; write English words')
         return template
 

@@ -301,7 +301,7 @@ class _Builder:
     def _text(self, text: str, at: Template, state: int) -> int:
         for is_space, letters in itertools.groupby(text, str.isspace):
             word = "".join(letters)
-            strange = [letter for letter in word if letter.isalpha() and not normalise(letter)]
+            strange = [letter for letter in word if not letter.isascii() and letter.isalpha() and not normalise(letter)]
             if strange:
                 raise at.error(f'"{word}" has the letter {strange[0]}, which is not English; write it with a–z', word)
             state = self.follow(state, SPACE if is_space else word)
