@@ -102,9 +102,8 @@ class Collector:
             yield from self.hear(Grammar.load(path), [*others, *noise])
 
 
-def fit(samples: Sequence[Sample], part: str, among: str | None) -> tuple[Head, Values, Values]:
+def fit(chosen: Sequence[Sample], part: str) -> tuple[Head, Values, Values]:
     """Return a head, and its probabilities for speakers that it was not fitted on, with what was true."""
-    chosen = [one for one in samples if among is None or getattr(one, among)]
     x, y = np.array([one.evidence for one in chosen]), np.array([getattr(one, part) for one in chosen])
     mean, scale = x.mean(0), x.std(0) + 1e-6
     model = LogisticRegression(C=1.0, max_iter=2000)
@@ -116,9 +115,9 @@ def fit(samples: Sequence[Sample], part: str, among: str | None) -> tuple[Head, 
     return head, unseen[:, 1], y.astype(float)
 
 
-def threshold(probabilities: Values, true: Values) -> float:
-    """Return the threshold, at most one half, that refuses few of the true ones."""
-    return float(min(0.5, np.quantile(probabilities[true > 0], REFUSED)))
+def threshold(probabilities: Values, right: Values) -> float:
+    """Return the threshold, at most one half, that refuses few of the right answers."""
+    return float(min(0.5, np.quantile(probabilities[right > 0], REFUSED)))
 
 
 def main() -> None:
@@ -135,8 +134,9 @@ def main() -> None:
         ("command", "is_command", "is_speech"),
         ("right", "is_right", "is_command"),
     ):
-        head, unseen, true = fit(samples, part, among)
-        least = threshold(unseen, true)
+        chosen = [one for one in samples if among is None or getattr(one, among)]
+        head, unseen, true = fit(chosen, part)
+        least = threshold(unseen, np.array([one.is_right for one in chosen]))
         calibration = replace(calibration, **{name: head, f"min_{name}": least})
         error = calibration_error(unseen.tolist(), (true > 0).tolist())
         refused = np.mean(unseen[true == 0] < least)

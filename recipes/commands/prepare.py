@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with speech/, noise/, rir/ and text/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--synthetic", type=int, default=40_000, help="utterances to synthesise (40000)")
-    parser.add_argument("--vocab-size", type=int, default=64, help="BPE pieces (64)")
+    parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
