@@ -5,7 +5,8 @@ p_CTC of an unfinished hypothesis is the probability of every sentence that begi
 is a beam of one. A `Constraint`, such as the automaton of a grammar, says which tokens may come next; the search
 is the same. Nothing here knows of audio or text.
 
-Suffixes: R rows (utterance × hypothesis), W beam, V vocabulary, M encoder positions, L tokens.
+Suffixes: R rows (utterance × hypothesis), A utterances that are not finished, W beam, V vocabulary,
+M encoder positions, L tokens.
 """
 
 from __future__ import annotations
@@ -70,45 +71,57 @@ class CtcPrefix:
 
     Forward variables end in a token (`token_RM`) or a blank (`blank_RM`) at each position. Their recursion
     r_t = p_t · (r_{t−1} + a_t) is solved for all positions at once: divided by the running product of p it is
-    a running sum, so one `logcumsumexp` replaces the loop over time.
+    a running sum, so one `logcumsumexp` replaces the loop over time. A next token, unless it repeats the last
+    one, is entered with the same a_t whatever it is, so the sums for the whole vocabulary are one matrix product.
     """
 
-    def __init__(self, log_probs_RMV: Tensor, mask_RM: Tensor) -> None:
+    def __init__(self, log_probs_BMV: Tensor, mask_BM: Tensor) -> None:
         # After an utterance's end the blank is certain: the end then stands for every later position.
-        certain_V = torch.full_like(log_probs_RMV[0, 0], NEVER)
+        certain_V = torch.full_like(log_probs_BMV[0, 0], NEVER)
         certain_V[BLANK] = 0.0
-        self.log_probs_RMV = torch.where(mask_RM[..., None], log_probs_RMV.double(), certain_V.double())
-        self.blank_RM = self.log_probs_RMV[..., BLANK].cumsum(-1)
+        self.log_probs_BMV = torch.where(mask_BM[..., None], log_probs_BMV.double(), certain_V.double())
+        self.probs_BMV = self.log_probs_BMV.exp()
+        self.owner_R = torch.arange(len(log_probs_BMV), device=log_probs_BMV.device)  # the row's utterance
+        self.blank_RM = self.log_probs_BMV[..., BLANK].cumsum(-1)
         self.token_RM = torch.full_like(self.blank_RM, NEVER)
-        self.last_R = torch.full_like(self.blank_RM[:, 0], BOS, dtype=torch.long)
+        self.last_R = torch.full_like(self.owner_R, BOS)
 
     def ending(self) -> Tensor:
         """Return the log probability of each hypothesis as a whole sentence, `ending_R`."""
         return torch.logaddexp(self.token_RM[:, -1], self.blank_RM[:, -1])
 
-    def extensions(self) -> tuple[Tensor, Tensor]:
-        """Return `prefix_RV` and the forward variables `token_RVM` of each hypothesis with each next token."""
-        either_RM = torch.logaddexp(self.token_RM, self.blank_RM)
-        n_rows, _, n_vocab = self.log_probs_RMV.shape
-        enter_RVM = either_RM[:, None].expand(n_rows, n_vocab, -1).clone()
+    def _entries(self) -> tuple[Tensor, Tensor]:
+        """Return what a next token is entered with at each position: any other token, and the last one again."""
+        start_R1 = torch.where(self.last_R == BOS, 0.0, NEVER).double()[:, None]
+        other_RM = torch.logaddexp(self.token_RM, self.blank_RM)[:, :-1]
         # A token after itself needs a blank between.
-        rows = torch.arange(n_rows, device=self.last_R.device)
-        enter_RVM[rows, self.last_R] = self.blank_RM
-        start_R = torch.where(self.last_R == BOS, 0.0, NEVER).double()
-        start_RV1 = start_R[:, None, None].expand(n_rows, n_vocab, 1)
-        enter_RVM = torch.cat((start_RV1, enter_RVM[..., :-1]), dim=-1)
-        emit_RVM = self.log_probs_RMV.transpose(1, 2)
-        prefix_RV = (enter_RVM + emit_RVM).logsumexp(-1)
-        return prefix_RV, _accumulate(enter_RVM, emit_RVM)
+        return torch.cat((start_R1, other_RM), 1), torch.cat((start_R1, self.blank_RM[:, :-1]), 1)
 
-    def advance(self, rows: Tensor, tokens: Tensor, token_RVM: Tensor) -> CtcPrefix:
+    def extensions(self) -> Tensor:
+        """Return `prefix_RV` of each hypothesis with each next token."""
+        other_RM, again_RM = self._entries()
+        highest_R1 = other_RM.max(-1, keepdim=True).values
+        rows_R = torch.arange(len(self.owner_R), device=self.owner_R.device)
+        slot_R = rows_R - torch.searchsorted(self.owner_R, self.owner_R)  # rows of one utterance stand together
+        active_A, place_R = self.owner_R.unique(return_inverse=True)
+        weights_AWM = other_RM.new_zeros(len(active_A), int(slot_R.max()) + 1, other_RM.shape[1])
+        weights_AWM[place_R, slot_R] = (other_RM - highest_R1).exp()
+        sums_RV = torch.bmm(weights_AWM, self.probs_BMV[active_A])[place_R, slot_R]
+        prefix_RV = (sums_RV.log() + highest_R1).clamp_min(NEVER)
+        prefix_RV[rows_R, self.last_R] = (again_RM + self.log_probs_BMV[self.owner_R, :, self.last_R]).logsumexp(-1)
+        return prefix_RV
+
+    def advance(self, rows: Tensor, tokens: Tensor) -> CtcPrefix:
         """Return the state of chosen rows, each with a token added."""
+        other_RM, again_RM = self._entries()
         new = object.__new__(CtcPrefix)
-        new.log_probs_RMV, new.last_R = self.log_probs_RMV[rows], tokens
-        new.token_RM = token_RVM[rows, tokens]
-        blank_RM = new.log_probs_RMV[..., BLANK]
+        new.log_probs_BMV, new.probs_BMV = self.log_probs_BMV, self.probs_BMV
+        new.owner_R, new.last_R = self.owner_R[rows], tokens
+        repeats_R1 = (tokens == self.last_R[rows])[:, None]
+        enter_RM = torch.where(repeats_R1, again_RM[rows], other_RM[rows])
+        new.token_RM = _accumulate(enter_RM, self.log_probs_BMV[new.owner_R, :, tokens])
         entered_RM = torch.cat((torch.full_like(new.token_RM[:, :1], NEVER), new.token_RM[:, :-1]), dim=-1)
-        new.blank_RM = _accumulate(entered_RM, blank_RM)
+        new.blank_RM = _accumulate(entered_RM, self.log_probs_BMV[new.owner_R, :, BLANK])
         return new
 
 
@@ -193,9 +206,9 @@ class _Search:
         before = torch.tensor([one.attention for beam in self.beams for one in beam], dtype=torch.double)
         attention_RV = attention_RV + before.to(attention_RV.device)[:, None]
         weight = self.config.ctc_weight
-        score_RV, prefix_RV, token_RVM = attention_RV.clone(), torch.zeros_like(attention_RV), None
+        score_RV, prefix_RV = attention_RV.clone(), torch.zeros_like(attention_RV)
         if self.ctc is not None:
-            prefix_RV, token_RVM = self.ctc.extensions()
+            prefix_RV = self.ctc.extensions()
             prefix_RV[:, EOS] = self.ctc.ending()
             joint_RV = (1 - weight) * attention_RV + weight * prefix_RV
             score_RV = joint_RV.masked_fill(prefix_RV <= NEVER / 10, NEVER)  # what the CTC head rules out
@@ -204,9 +217,9 @@ class _Search:
         if self.constraint is not None:
             allowed = [self.constraint.allowed(state) for states in self.states for state in states]
             score_RV.masked_fill_(~torch.stack(allowed), NEVER)
-        self._advance(score_RV, torch.stack((attention_RV, prefix_RV)).cpu(), token_RVM)
+        self._advance(score_RV, torch.stack((attention_RV, prefix_RV)).cpu())
 
-    def _advance(self, score_RV: Tensor, parts_2RV: Tensor, token_RVM: Tensor | None) -> None:
+    def _advance(self, score_RV: Tensor, parts_2RV: Tensor) -> None:
         rows: list[int] = []
         tokens: list[int] = []
         first, kept_utterances, kept_beams, kept_states = 0, [], [], []
@@ -228,8 +241,8 @@ class _Search:
         rows_R = torch.tensor(rows, dtype=torch.long, device=device)
         self.last_R = torch.tensor(tokens, dtype=torch.long, device=device)
         self.cache = self.cache.select(rows_R)
-        if self.ctc is not None and token_RVM is not None:
-            self.ctc = self.ctc.advance(rows_R, self.last_R, token_RVM)
+        if self.ctc is not None and rows:
+            self.ctc = self.ctc.advance(rows_R, self.last_R)
 
     def _choose(
         self, utterance: int, beam: list[Hypothesis], score_WV: Tensor, parts_2WV: Tensor

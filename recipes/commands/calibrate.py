@@ -67,16 +67,21 @@ class Collector:
         start = int(self.draw.integers(max(1, len(noise_N) - n_samples)))
         return np.resize(noise_N[start : start + n_samples], n_samples)
 
+    def waveform(self, row: Row) -> Waveform:
+        """Load a recording, half of the time with noise; a row without a path is noise."""
+        if not row["audio_filepath"]:
+            return self.noise(int(self.draw.uniform(1, 4) * SAMPLE_RATE_HZ))
+        waveform_N = load_audio(row["audio_filepath"])
+        if self.draw.random() < 0.5:
+            return waveform_N
+        return add_noise(waveform_N, self.noise(len(waveform_N)), self.draw.uniform(6, 24))
+
     def hear(self, grammar: Grammar, rows: Sequence[Row]) -> Iterator[Sample]:
-        """Yield a sample a row; a row without a path is noise."""
+        """Yield a sample a row."""
         transcriber = Transcriber(self.checkpoint, commands=grammar)
-        for row in rows:
-            is_speech = bool(row["audio_filepath"])
-            length = int(self.draw.uniform(1, 4) * SAMPLE_RATE_HZ)
-            waveform_N = load_audio(row["audio_filepath"]) if is_speech else self.noise(length)
-            if is_speech and self.draw.random() < 0.5:
-                waveform_N = add_noise(waveform_N, self.noise(len(waveform_N)), self.draw.uniform(6, 24))
-            command = transcriber.transcribe((SAMPLE_RATE_HZ, waveform_N)).command
+        heard = transcriber.transcribe_waveforms([self.waveform(row) for row in rows], [""] * len(rows))
+        for row, transcript in zip(rows, heard, strict=True):
+            is_speech, command = bool(row["audio_filepath"]), transcript.command
             meaning = grammar.interpret(normalise(row["text"])) if is_speech else None
             if command is None or not command.alternatives:
                 continue
