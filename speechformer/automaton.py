@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from speechformer.grammar import ANY_WORD, Config, Grammar
+from speechformer.grammar import Config, Grammar
+from speechformer.network import ANY_WORD
 from speechformer.tokenizer import EOS, UNK, Tokenizer, normalise
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from speechformer.grammar import ANY_WORD, Config, Grammar, Interpretation
+from speechformer.grammar import Config, Grammar, Interpretation
+from speechformer.network import ANY_WORD
 from speechformer.tokenizer import Tokenizer, normalise
 
 MAX_PLACES = 20_000  # places in a grammar that are looked at

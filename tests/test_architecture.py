@@ -12,7 +12,7 @@ import speechformer
 PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
     "errors", "config", "audio", "metrics", "transcript", "features", "augment", "tokenizer",
-    "command_file", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "confidence",
+    "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "confidence",
     "checkpoint", "data", "transcribe", "trial", "world", "evaluation", "training", "inspect", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")

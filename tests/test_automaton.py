@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from speechformer.automaton import TokenAutomaton
 from speechformer.decoding import DecodingConfig, Hypothesis, decode
-from speechformer.grammar import ANY_WORD, Grammar
+from speechformer.grammar import Grammar
 from speechformer.model import SpeechTransformer
+from speechformer.network import ANY_WORD
 from speechformer.tokenizer import EOS, UNK, Tokenizer
 from tests.conftest import WORDS
 from tests.test_decoding import MakeModel, as_pairs, draw_features, same_pairs, sharp_model

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from speechformer import command_file
 from speechformer.command_file import Slot
 from speechformer.errors import GrammarError
-from speechformer.grammar import ANY_WORD, Grammar, Interpretation
+from speechformer.grammar import Grammar, Interpretation
+from speechformer.network import ANY_WORD
 from speechformer.tokenizer import normalise
 
 ASSETS = sorted((Path(__file__).parents[1] / "assets" / "commands").glob("*.yaml"))
