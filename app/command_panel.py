@@ -23,7 +23,7 @@ from speechformer import Transcriber
 from speechformer.command_file import MAX_BYTES
 from speechformer.errors import GrammarError
 from speechformer.grammar import Grammar
-from speechformer.grammar_check import draw_sentences
+from speechformer.grammar_check import count, draw_sentences
 
 ANY_WORDS = ""
 OWN_YAML, OWN_PHRASES = "commands.yaml", "commands.txt"
@@ -87,7 +87,7 @@ def describe(text: str, name: str) -> str:
     except GrammarError as error:
         return note(explain(error, name), "warning")
     sizes = {"sentence": grammar.n_sentences, "template": grammar.n_templates, "intent": len(grammar.intents)}
-    counts = ", ".join(f"{n:,} {what}{'s' * (n != 1)}" for what, n in sizes.items())
+    counts = ", ".join(f"{count(n)} {what}{'s' * (n != 1)}" for what, n in sizes.items())
     examples = "".join(f"<li>{escape(sentence)}</li>" for sentence in draw_sentences(grammar, N_EXAMPLES))
     return f'<p><b>{escape(name)}</b>: {counts}</p><p class="plain">For example:</p><ul>{examples}</ul>'
 

@@ -40,7 +40,7 @@ CLIPPED = "The sound is clipped; move away from the microphone or lower its leve
 NO_WORDS = "No words were recognised; speak clearly, closer to the microphone, and try again."
 
 Outputs = tuple[str, str]  # the transcript and the note under it, in this order on every path
-_turn = Lock()  # a set grows while it is listened for, so one utterance at a time
+_turn = Lock()  # one utterance at a time has all of the processor
 
 
 def hear(

@@ -30,7 +30,7 @@ class _Node:
 class TokenAutomaton:
     """Which tokens may follow which, for `decoding.search`. A state is a number; 0 is the begin.
 
-    Words are spelt in the one way that the tokenizer spells them, so no two token sequences are one sentence.
+    Words are spelt in the one way that the tokenizer spells them; those of a wildcard by any tokens.
     """
 
     def __init__(self, grammar: Grammar, tokenizer: Tokenizer) -> None:

@@ -63,6 +63,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, half: bool = False) ->
     _write_json(folder / "config.json", config)
     if checkpoint.calibration.fitted_on:
         save_calibration(folder, checkpoint.calibration)
+    else:
+        (folder / "calibration.json").unlink(missing_ok=True)  # of weights that are gone
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
@@ -115,6 +117,8 @@ def _read_calibration(path: Path) -> Calibration:
     try:
         calibration: Calibration = build(Calibration, json.loads(path.read_text("utf-8")))
         calibration.judge(Evidence(*[0.0] * N_EVIDENCE))
+        if calibration.evidence != Calibration().evidence:
+            raise ConfigError("it weighs other evidence than this version collects")
     except FileNotFoundError:
         return Calibration()
     except (OSError, ValueError, TypeError, ConfigError) as error:

@@ -85,6 +85,12 @@ def _decibels(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def _seed(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -107,7 +113,7 @@ def _add_evaluate(commands: Any) -> None:
     _add_decoding(parser)
     parser.add_argument("--noise", type=Path, metavar="DIR", help="with --commands: mix in noise from this folder")
     parser.add_argument("--snr", type=_decibels, default=(6, 12, 18), help="speech over noise, dB (6,12,18)")
-    parser.add_argument("--seed", type=int, default=0, help="decides which noise goes with which recording (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="decides which noise goes with which recording (0)")
     parser.add_argument("--worst", type=int, default=5, metavar="N", help="list the N worst files (5)")
     parser.add_argument("--format", choices=("txt", "json"), default="txt")
     parser.set_defaults(command=_evaluate)
@@ -240,6 +246,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     names = ", ".join(map(str, args.manifests))
     if args.commands:
         return _evaluate_commands(args, rows)
+    if args.noise:
+        raise SpeechformerError("--noise is mixed in when a command set is evaluated; give --commands FILE with it")
     if not any("text" in row for row in rows):
         raise SpeechformerError(f'{names}: holds no line with a "text" to compare with; give another')
     said = [row for row in rows if "text" in row]

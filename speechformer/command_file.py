@@ -99,7 +99,7 @@ class ValueList:
         numbers = range(start, start + n_numbers * step, step)
         entries: list[tuple[Template, Slot | None]] = []
         for number in numbers:
-            value: Slot = number if multiplier == 1 else number * multiplier
+            value: Slot = number if multiplier == 1 else round(number * multiplier, 10)
             entries += [(Template(text, at.name, at.line, at.column, at.scope), value) for text in spell(number)]
         return cls(at, entries)
 
@@ -273,7 +273,7 @@ class _Yaml:
             number = kind(str(self.value(node)))
         except ValueError:
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) < 1e300:
             raise self.error(node, f"the range of {name} is made of {'whole ' * (kind is int)}numbers; correct it")
         return number
 

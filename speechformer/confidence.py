@@ -101,7 +101,8 @@ class Calibration:
     """The three heads, and the probabilities from which on they are believed.
 
     `command` holds for what is speech, `right` for what is a command. The defaults are plain guesses for a model
-    that was not calibrated yet; `fitted_on` says what a calibration was fitted on.
+    that was not calibrated yet; `fitted_on` says what a calibration was fitted on, `evidence` what its weights
+    are of, in this order.
     """
 
     speech: Head = Head(_weights(empty=-6.0), 3.0)
@@ -111,6 +112,7 @@ class Calibration:
     min_command: float = 0.5
     min_right: float = 0.5
     fitted_on: str = ""
+    evidence: tuple[str, ...] = tuple(part.name for part in fields(Evidence))
 
     def judge(self, evidence: Evidence) -> Judgement:
         """Return the probabilities of an answer and what becomes of it."""
@@ -144,8 +146,10 @@ class Judgement:
 def share(judgement: Judgement, scores: Sequence[float]) -> list[float]:
     """Return the probability of each of several meanings with these log scores, best first.
 
-    The best one has its confidence; the others share what is left of the probability of a command.
+    The best one has its confidence. The others have at most what is left of the probability of a command, less
+    the further their scores are behind, and never more than the best.
     """
     rest = judgement.speech * judgement.command * (1 - judgement.right)
-    odds = [math.exp(max(-50.0, score - scores[0])) for score in scores[1:]]
-    return [judgement.confidence, *(rest * odd / sum(odds) for odd in odds)]
+    odds = [math.exp(max(-50.0, min(0.0, score - scores[0]))) for score in scores[1:]]
+    others = (min(judgement.confidence, rest * odd / max(1.0, sum(odds))) for odd in odds)
+    return [judgement.confidence, *others]

@@ -57,7 +57,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class Grammar:
-    """The sentences of a command file. `n_sentences` counts every way through the templates, a wildcard as one."""
+    """The sentences of a command file.
+
+    `n_sentences` counts every way through the templates, a wildcard as one, up to `network.MANY`.
+    """
 
     def __init__(self, file: CommandFile) -> None:
         self.name, self.file = file.name, file
@@ -119,10 +122,10 @@ class Grammar:
                 elif isinstance(label, Mark):
                     marks = (before, (*after, label)) if text else ((*before, label), after)
                     todo.append((onward, text, *marks, False))
-                elif label == ANY_WORD:
+                elif label == ANY_WORD and not words:
                     todo.append((onward, ANY_WORD, before + after, (), True))
-                elif label == SPACE and words:
-                    todo.append((onward, text, before, after, True))
+                elif label in (SPACE, ANY_WORD) and words:  # a word that touches a wildcard ends before it
+                    todo.append((onward if label == SPACE else place, text, before, after, True))
                 else:  # a piece of a word, or nothing; a space at a word's begin is nothing too
                     todo.append((onward, text if label in (SPACE, None) else text + str(label), before, after, False))
         self._steps[config] = steps, ending
@@ -178,6 +181,7 @@ def _read_marks(words: list[str], path: list[tuple[int, Step]], ending: tuple[Ma
     intent = ""
     slots: dict[str, Slot] = {}
     opened: list[tuple[str, list[str]]] = []
+    valued: set[str] = set()
 
     def pass_marks(marks: tuple[Mark, ...]) -> None:
         nonlocal intent
@@ -188,11 +192,14 @@ def _read_marks(words: list[str], path: list[tuple[int, Step]], ending: tuple[Ma
                 slots[mark.name] = mark.value
             elif mark.kind == "open":
                 opened.append((mark.name, []))
+                valued.discard(mark.name)
             elif mark.kind == "value" and opened and mark.value is not None:
                 slots[opened[-1][0]] = mark.value
+                valued.add(opened[-1][0])
             elif mark.kind == "close":
                 name, heard = opened.pop()
-                slots.setdefault(name, " ".join(heard))
+                if name not in valued:
+                    slots[name] = " ".join(heard)
 
     for i, step in path:
         pass_marks(step.before)

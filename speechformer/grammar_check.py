@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from speechformer.grammar import Config, Grammar, Interpretation
-from speechformer.network import ANY_WORD
+from speechformer.network import ANY_WORD, MANY
 from speechformer.tokenizer import Tokenizer, normalise
 
 MAX_PLACES = 20_000  # places in a grammar that are looked at
@@ -44,11 +45,9 @@ class Check:
     def __str__(self) -> str:
         part = "" if self.whole else f" (of the first {MAX_PLACES} places looked at; the grammar is larger)"
         lines = [
-            f"{self.n_sentences:,} sentences from {self.n_templates} templates in {len(self.intents)} intents, "
+            f"{count(self.n_sentences)} sentences from {self.n_templates} templates in {len(self.intents)} intents, "
             f"{len(self.words)} words{part}",
-            *_listed(
-                "intents (templates)", [f"{intent} ({n})" for intent, n in self.intents.items()], len(self.intents)
-            ),
+            *_listed("intents (templates)", [f"{intent} ({n})" for intent, n in self.intents.items()]),
             *_listed("said twice", self.repeated),
             *_listed("in more than one intent", [f"{text}: {', '.join(names)}" for text, names in self.shared]),
             *_listed("spelt letter by letter", [f"{word} ({pieces})" for word, pieces in self.odd_words]),
@@ -58,6 +57,11 @@ class Check:
             ),
         ]
         return "\n".join(lines)
+
+
+def count(n_sentences: int) -> str:
+    """Return a number of sentences as it is shown."""
+    return f"{n_sentences:,}" if n_sentences < MANY else f"more than {MANY:.0e}"
 
 
 def _listed(title: str, items: Sequence[str], n: int = 20) -> list[str]:
@@ -73,18 +77,18 @@ def check_grammar(grammar: Grammar, tokenizer: Tokenizer, n_pairs: int = 10) -> 
     shared: list[tuple[str, list[str]]] = []
     repeated: list[str] = _repeated_values(grammar)
     for sentence in doubtful:
-        intents = [meaning.intent for meaning in grammar.interpretations(sentence)]
+        intents = [meaning.intent for meaning in grammar.interpretations(sentence.replace(ANY_WORD, "anything"))]
         if len(set(intents)) > 1:
             shared.append((_shown(sentence), sorted(set(intents))))
         elif len(intents) > 1:
             repeated.append(_shown(sentence))
     odd = [(word, tokenizer.pieces(tokenizer.encode(word))) for word in words]
     confusable, sound = _confusable(grammar, n_pairs)
-    templates = [template.intent for template in grammar.file.templates]
+    templates = Counter(template.intent for template in grammar.file.templates)
     return Check(
         n_sentences=grammar.n_sentences,
         n_templates=grammar.n_templates,
-        intents={intent: templates.count(intent) for intent in grammar.intents},
+        intents=dict(templates),
         words=words,
         repeated=repeated,
         shared=shared,
@@ -124,8 +128,8 @@ def _repeated_values(grammar: Grammar) -> list[str]:
     repeated: list[str] = []
     scopes = {id(template.scope): template.scope for template in grammar.file.templates}
     for name, values in ((name, values) for scope in scopes.values() for name, values in scope.lists.items()):
-        texts = [normalise(template.text) for template, _ in values]
-        repeated += [f"{text} (in the list {name})" for text in dict.fromkeys(texts) if texts.count(text) > 1]
+        texts = Counter(normalise(template.text) for template, _ in values)
+        repeated += [f"{text} (in the list {name})" for text, n in texts.items() if n > 1]
     return list(dict.fromkeys(repeated))
 
 

@@ -27,6 +27,7 @@ from speechformer.tokenizer import normalise
 
 SPACE, ANY_WORD = " ", "\0"
 MAX_PERMUTED = 6
+MANY = 10**18  # sentences are not counted beyond
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class NetworkBuilder:
         n_ways = 1
         for item in items:
             state, n = self.add(item, at, state)
-            n_ways *= n
+            n_ways = min(n_ways * n, MANY)
         return state, n_ways
 
     def _text(self, text: str, at: Template, state: int) -> int:
@@ -132,7 +133,7 @@ class NetworkBuilder:
             for gone in [key for key in done if len(key) == size]:
                 for i in set(range(len(items))) - gone:
                     end, n = self.add(items[i], at, done[gone])
-                    n_ways *= n if not gone else 1
+                    n_ways = min(n_ways * (n if not gone else 1), MANY)
                     target = done.setdefault(gone | {i}, self.state())
                     self.arcs[end].append((None, target))
         return done[frozenset(range(len(items)))], n_ways
@@ -157,8 +158,9 @@ class NetworkBuilder:
         if values.wildcard:
             self.has_wildcards = True
             heard = self.follow(state, ANY_WORD)
+            end = self.follow(heard, None)  # the way out comes first: what follows is not swallowed
             self.arcs[heard].append((ANY_WORD, heard))
-            return self.follow(heard, None), 1
+            return end, 1
         end, n_ways = self.state(), 0
         for template, value in values:
             behind, n = self.add(template.expression, template, state)

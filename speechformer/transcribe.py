@@ -40,7 +40,10 @@ Heard = tuple[str, float, Command | None]
 
 
 class Transcriber:
-    """A loaded model. It keeps no state between calls, so one can serve many threads."""
+    """A loaded model, with or without a command set (a file, or a Grammar that was loaded).
+
+    One can serve many threads: nothing is kept between calls but what was seen of the command set.
+    """
 
     def __init__(
         self,
@@ -51,15 +54,9 @@ class Transcriber:
     ) -> None:
         self.checkpoint, self.device = checkpoint, device
         self.decoding = decoding or DecodingConfig()
-        self.commands: TokenAutomaton | None = None
-        if commands is not None:
-            self.use_commands(commands)
-
-    def use_commands(self, commands: Commands | None) -> None:
-        """Take a command set (a file or a Grammar), or none; raises GrammarError with file, line and column."""
         if commands is not None and not isinstance(commands, Grammar):
             commands = Grammar.load(commands)
-        self.commands = TokenAutomaton(commands, self.checkpoint.tokenizer) if commands else None
+        self.commands = TokenAutomaton(commands, checkpoint.tokenizer) if commands else None
 
     @classmethod
     def from_pretrained(

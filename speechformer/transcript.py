@@ -84,9 +84,10 @@ class Transcript:
 
     @property
     def command(self) -> Command | None:
-        """The first command that was accepted, else what became of the first segment."""
+        """The first command that was accepted; where none was, the first that came nearest to it."""
+        nearest = ("accepted", "unsure", "not_a_command", "no_speech")
         commands = [segment.command for segment in self.segments if segment.command]
-        return next((command for command in commands if command.accepted), commands[0] if commands else None)
+        return min(commands, key=lambda command: nearest.index(command.status), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values with times rounded to milliseconds; with a command set, its answer on top."""
@@ -112,8 +113,8 @@ def write(transcript: Transcript, form: Format) -> str:
 def write_line(transcript: Transcript, form: Format, alone: bool) -> str:
     """Return a transcript as it stands among others on the screen; a text that is `alone` needs no name."""
     if form == "txt":
-        text = _plain_text(transcript)
-        return f"{text}\n" if alone else f"{transcript.name}: {text}\n"
+        lines = _plain_text(transcript).split("\n")
+        return "".join(f"{line}\n" if alone else f"{transcript.name}: {line}\n" for line in lines)
     return write(transcript, form)
 
 
@@ -129,7 +130,7 @@ def _plain_text(transcript: Transcript) -> str:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: item if key == "slots" else _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
     return round(value, 3) if isinstance(value, float) else value

@@ -69,7 +69,10 @@ class Noises:
         draw = np.random.default_rng((self.seed, number))
         path = self.paths[int(draw.integers(len(self.paths)))]
         if path not in self.loaded:
-            self.loaded[path] = load_audio(path)
+            try:
+                self.loaded[path] = load_audio(path)
+            except AudioError as error:
+                raise SpeechformerError(f"{error}; take it out of the folder of noise") from error
         noise_N = self.loaded[path]
         start = int(draw.integers(max(1, len(noise_N) - len(waveform_N))))
         return add_noise(waveform_N, np.resize(noise_N[start : start + len(waveform_N)], len(waveform_N)), snr_db)

@@ -69,10 +69,19 @@ def test_a_threshold_of_one_refuses_everything() -> None:
     assert calibration.judge(Evidence(*[0.0] * N_EVIDENCE)).status != "accepted"
 
 
-def test_probabilities_of_meanings_add_up_to_that_of_a_command() -> None:
-    judgement = Judgement("accepted", 0.9, 0.8, 0.7)
-    shares = share(judgement, [-1.0, -2.0, -5.0])
+@pytest.mark.parametrize("right", [0.1, 0.35, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("scores", [[-1.0, -1.0, -1.0], [-1.0, -1.1], [-1.0, -2.0, -5.0], [-1.0, -40.0]])
+def test_probabilities_of_meanings_keep_their_order_and_stay_within_that_of_a_command(
+    right: float, scores: list[float]
+) -> None:
+    judgement = Judgement("accepted", 0.9, 0.8, right)
+    shares = share(judgement, scores)
     assert shares[0] == pytest.approx(judgement.confidence)
-    assert sum(shares) == pytest.approx(0.9 * 0.8)
-    assert shares[1] > shares[2]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 0.9 * 0.8 + 1e-9
+
+
+def test_a_rival_far_behind_has_next_to_no_probability() -> None:
+    judgement = Judgement("accepted", 0.9, 0.8, 0.6)
+    assert share(judgement, [-1.0, -21.0])[1] < 1e-6
     assert share(judgement, [-1.0]) == [pytest.approx(judgement.confidence)]

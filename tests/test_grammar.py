@@ -414,3 +414,21 @@ def test_whatever_is_typed_is_a_grammar_or_a_mistake_with_its_place(is_yaml: boo
             assert re.match(r"typed:\d+:\d+: ", str(error))  # noqa: PT017
         else:
             assert all(map(grammar.interpret, itertools.islice(grammar.sentences(), 20)))
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence", "slots"),
+    [
+        ("play {s} [in {room}]", "play some jazz in kitchen", {"s": "some jazz", "room": "kitchen"}),
+        ("play {s} [please]", "play jazz please", {"s": "jazz"}),
+        ("take a note:{s}", "take a note buy milk", {"s": "buy milk"}),
+        ("lock {door}", "lock rear", {"door": "rear"}),
+    ],
+)
+def test_what_a_slot_holds(template: str, sentence: str, slots: dict[str, Slot]) -> None:
+    grammar = Grammar.parse(
+        f'intents: {{A: {{data: [{{sentences: ["{template}"], slots: {{door: all}}}}]}}}}\n'
+        "lists: {s: {wildcard: true}, room: {values: [kitchen]}, door: {values: ['back|rear']}}\n"
+    )
+    assert grammar.interpret(sentence) == Interpretation("A", {"door": "all", **slots})
+    assert grammar.interpret("take a banana split") is None

@@ -73,3 +73,8 @@ def test_a_wildcard_is_shown_as_an_ellipsis(pieces: Tokenizer) -> None:
     grammar = Grammar.parse('intents: {Say: ["say {m} please"]}\nlists: {m: {wildcard: true}}')
     assert draw_sentences(grammar, 5) == ["say … please"]
     assert check_grammar(grammar, pieces).words == ["please", "say"]
+
+
+def test_templates_with_wildcards_can_be_said_twice_too(pieces: Tokenizer) -> None:
+    text = 'intents: {A: ["note {m}"], B: ["note {m}"]}\nlists: {m: {wildcard: true}}'
+    assert check_grammar(Grammar.parse(text), pieces).shared == [("note …", ["A", "B"])]

@@ -37,7 +37,7 @@ TRIALS = {
 }
 STRANGERS = (*TRIALS.values(), READY / "home.yaml", READY / "computer.yaml", READY / "letters.yaml")
 N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE = 400, 30, 4, 60
-REFUSED = 0.03  # share of right answers that each threshold may refuse
+REFUSED = {"speech": 0.005, "command": 0.03, "right": 0.015}  # shares of the right answers that may be refused
 Values = npt.NDArray[np.float64]
 
 
@@ -56,7 +56,7 @@ class Collector:
     """Hears recordings through grammars; every second one with noise."""
 
     def __init__(self, model: Path, noises: Sequence[Waveform], share: float = 1.0, seed: int = 0) -> None:
-        self.checkpoint, self.noises, self.share = load_checkpoint(find_model(model)), noises, share
+        self.checkpoint, self.noises, self.share = load_checkpoint(model), noises, share
         self.draw = np.random.default_rng(seed)
 
     def pick(self, rows: Sequence[Row], n: int) -> list[Row]:
@@ -120,9 +120,10 @@ def fit(chosen: Sequence[Sample], part: str) -> tuple[Head, Values, Values]:
     return head, unseen[:, 1], y.astype(float)
 
 
-def threshold(probabilities: Values, right: Values) -> float:
-    """Return the threshold, at most one half, that refuses few of the right answers."""
-    return float(min(0.5, np.quantile(probabilities[right > 0], REFUSED)))
+def threshold(probabilities: Values, true: Values, right: Values, share: float) -> float:
+    """Return a threshold of at least 0.5 that refuses 96 % of the untrue, or less to spare the right answers."""
+    wanted = max(0.5, float(np.quantile(probabilities[true == 0], 0.96)))
+    return min(wanted, float(np.quantile(probabilities[right > 0], share)))
 
 
 def main() -> None:
@@ -132,7 +133,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the recordings to hear (1)")
     args = parser.parse_args()
     noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")[::4]]
-    samples = list(Collector(args.model, noises, args.share).collect(args.data / "dev"))
+    model = find_model(args.model)
+    samples = list(Collector(model, noises, args.share).collect(args.data / "dev"))
     calibration = Calibration(fitted_on=f"{len(samples)} recordings of {args.data / 'dev'}")
     for name, part, among in (
         ("speech", "is_speech", None),
@@ -141,13 +143,13 @@ def main() -> None:
     ):
         chosen = [one for one in samples if among is None or getattr(one, among)]
         head, unseen, true = fit(chosen, part)
-        least = threshold(unseen, np.array([one.is_right for one in chosen]))
+        least = threshold(unseen, true, np.array([one.is_right for one in chosen]), REFUSED[name])
         calibration = replace(calibration, **{name: head, f"min_{name}": least})
         error = calibration_error(unseen.tolist(), (true > 0).tolist())
         refused = np.mean(unseen[true == 0] < least)
         print(f"{name}: {len(true)} samples, {true.mean():.2f} true; on speakers that it was not fitted on:")
         print(f"  calibration error {error:.3f}, threshold {least:.2f}, refused of the untrue {refused:.3f}")
-    save_calibration(args.model, calibration)
+    save_calibration(model, calibration)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Jsgf:
             return normalise(expression.original_text)
         if isinstance(expression, ListReference):
             values = at.scope.lists[expression.list_name]
-            body = (self.write(template.expression, template) for template, _ in values)
+            body = (self.repeated(template) or self.write(template.expression, template) for template, _ in values)
             return self.rule(f"list_{expression.list_name}", " | ".join(body))
         if isinstance(expression, RuleReference):
             rule = at.scope.rules[expression.rule_name]
@@ -60,6 +61,14 @@ class Jsgf:
         if isinstance(expression, Alternative):
             return f"[{' | '.join(parts)}]" if expression.is_optional else f"({' | '.join(parts)})"
         return " ".join(parts)
+
+    def repeated(self, template: Template) -> str:
+        """Write `<a> [<a> [<a> …]]` as `<a>+`: nested this deep, the optionals take PocketSphinx minutes a word."""
+        match = re.fullmatch(r"<(\w+)>( \[<\1>)+\]+", template.text)
+        if not match:
+            return ""
+        rule = template.scope.rules[match[1]]
+        return self.rule(f"rule_{match[1]}", self.write(rule.expression, rule)) + "+"
 
     def rule(self, name: str, body: str) -> str:
         self.rules[name] = body
