@@ -98,7 +98,7 @@ def _weights(**given: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The three heads, and the probabilities from which on they are believed.
+    """The three heads, and from which probabilities on there was speech, and an answer is accepted.
 
     `command` holds for what is speech, `right` for what is a command. The defaults are plain guesses for a model
     that was not calibrated yet; `fitted_on` says what a calibration was fitted on, `evidence` what its weights
@@ -109,8 +109,7 @@ class Calibration:
     command: Head = Head(_weights(ratio_per_token=4.0, distance=-6.0), 3.0)
     right: Head = Head(_weights(margin=1.0, ratio_per_token=2.0), 0.0)
     min_speech: float = 0.5
-    min_command: float = 0.5
-    min_right: float = 0.5
+    min_confidence: float = 0.3
     fitted_on: str = ""
     evidence: tuple[str, ...] = tuple(part.name for part in fields(Evidence))
 
@@ -121,10 +120,8 @@ class Calibration:
         status: Status = "accepted"
         if speech < self.min_speech:
             status = "no_speech"
-        elif command < self.min_command:
-            status = "not_a_command"
-        elif right < self.min_right:
-            status = "unsure"
+        elif speech * command * right < self.min_confidence:
+            status = "not_a_command" if command <= right else "unsure"
         return Judgement(status, speech, command, right)
 
 

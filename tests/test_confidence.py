@@ -65,7 +65,7 @@ def test_what_is_refused_first(speech: int, command: int, right: int, status: st
 
 
 def test_a_threshold_of_one_refuses_everything() -> None:
-    calibration = replace(Calibration(), min_right=1.1)
+    calibration = replace(Calibration(), min_confidence=1.1)
     assert calibration.judge(Evidence(*[0.0] * N_EVIDENCE)).status != "accepted"
 
 

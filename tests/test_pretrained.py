@@ -19,7 +19,9 @@ def transcriber() -> Transcriber:
 
 def test_it_is_small_and_has_a_card() -> None:
     parts = {path.name: path.stat().st_size for path in find_model().iterdir()}
-    assert parts.keys() == {"config.json", "model.safetensors", "tokenizer.model", "MODEL_CARD.md"}
+    assert parts.keys() == {
+        "config.json", "model.safetensors", "tokenizer.model", "calibration.json", "MODEL_CARD.md",
+    }  # fmt: skip
     assert sum(parts.values()) <= 30e6
 
 
@@ -36,3 +38,25 @@ def test_there_are_samples() -> None:
 def test_it_writes_nothing_for_silence_and_hiss(transcriber: Transcriber, level: float) -> None:
     hiss_N = level * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
     assert transcriber.transcribe((16_000, hiss_N)).text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "intent", "slots"),
+    [
+        ("home", "turn-off-the-bedroom-light", "SwitchLights", {"state": "off", "area": "bedroom"}),
+        ("timers", "set-a-timer-for-five-minutes", "SetTimer", {"minutes": 5}),
+        ("digits", "seven-three-nine-two", "Digits", {"digits": "seven three nine two"}),
+    ],
+)
+def test_it_understands_its_commands_and_refuses_the_others(
+    transcriber: Transcriber, name: str, sample: str, intent: str, slots: dict[str, str | int]
+) -> None:
+    commands = Path(__file__).parents[1] / "assets" / "commands" / f"{name}.yaml"
+    listener = Transcriber(transcriber.checkpoint, commands=commands)
+    answers = {path.stem: listener.transcribe(path).command for path in ASSETS}
+    accepted = {stem for stem, command in answers.items() if command and command.accepted}
+    assert accepted == {sample}
+    command = answers[sample]
+    assert command is not None
+    assert (command.alternatives[0].intent, command.alternatives[0].slots) == (intent, slots)
+    assert command.confidence > 0.5

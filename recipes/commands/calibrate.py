@@ -37,7 +37,7 @@ TRIALS = {
 }
 STRANGERS = (*TRIALS.values(), READY / "home.yaml", READY / "computer.yaml", READY / "letters.yaml")
 N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE = 400, 30, 4, 60
-REFUSED = {"speech": 0.005, "command": 0.03, "right": 0.015}  # shares of the right answers that may be refused
+REFUSED = 0.04  # share of the right answers that may be refused
 Values = npt.NDArray[np.float64]
 
 
@@ -120,10 +120,13 @@ def fit(chosen: Sequence[Sample], part: str) -> tuple[Head, Values, Values]:
     return head, unseen[:, 1], y.astype(float)
 
 
-def threshold(probabilities: Values, true: Values, right: Values, share: float) -> float:
-    """Return a threshold of at least 0.5 that refuses 96 % of the untrue, or less to spare the right answers."""
-    wanted = max(0.5, float(np.quantile(probabilities[true == 0], 0.96)))
-    return min(wanted, float(np.quantile(probabilities[right > 0], share)))
+def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibration:
+    """Set the thresholds: at most one half, and low enough to spare most of the right answers."""
+    judged = [(calibration.judge(Evidence(*one.evidence)), one.is_right) for one in samples]
+    confidences = [one.confidence for one, is_right in judged if is_right]
+    speech = [one.speech for one, is_right in judged if is_right]
+    least = min(0.5, float(np.quantile(confidences, REFUSED)))
+    return replace(calibration, min_speech=min(0.5, float(np.quantile(speech, 0.005))), min_confidence=least)
 
 
 def main() -> None:
@@ -143,12 +146,19 @@ def main() -> None:
     ):
         chosen = [one for one in samples if among is None or getattr(one, among)]
         head, unseen, true = fit(chosen, part)
-        least = threshold(unseen, true, np.array([one.is_right for one in chosen]), REFUSED[name])
-        calibration = replace(calibration, **{name: head, f"min_{name}": least})
+        calibration = replace(calibration, **{name: head})
         error = calibration_error(unseen.tolist(), (true > 0).tolist())
-        refused = np.mean(unseen[true == 0] < least)
-        print(f"{name}: {len(true)} samples, {true.mean():.2f} true; on speakers that it was not fitted on:")
-        print(f"  calibration error {error:.3f}, threshold {least:.2f}, refused of the untrue {refused:.3f}")
+        print(f"{name}: {len(true)} samples, {true.mean():.2f} true, calibration error on unseen speakers {error:.3f}")
+    calibration = thresholds(calibration, samples)
+    for name, chosen in (
+        ("right answers", [one for one in samples if one.is_right]),
+        ("wrong answers to commands", [one for one in samples if one.is_command and not one.is_right]),
+        ("other speech", [one for one in samples if one.is_speech and not one.is_command]),
+        ("no speech", [one for one in samples if not one.is_speech]),
+    ):
+        refused = [calibration.judge(Evidence(*one.evidence)).status != "accepted" for one in chosen]
+        print(f"{name}: {len(chosen)}, refused {np.mean(refused):.3f}")
+    print(f"accepted from a confidence of {calibration.min_confidence:.2f} on")
     save_calibration(model, calibration)
 
 
