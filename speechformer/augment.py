@@ -97,10 +97,12 @@ def _rms(waveform_N: Waveform) -> float:
     return float(np.sqrt(np.dot(waveform_N, waveform_N) / max(1, len(waveform_N))))
 
 
-def crop(noise_N: npt.NDArray[np.int16], n_samples: int, draw: np.random.Generator) -> Waveform:
+def crop(noise_N: Waveform | npt.NDArray[np.int16], n_samples: int, draw: np.random.Generator) -> Waveform:
     """Return `n_samples` of a noise from a random place on, repeated where it is too short."""
     start = int(draw.integers(max(1, len(noise_N) - n_samples)))
-    return np.resize(noise_N[start : start + n_samples], n_samples).astype(np.float32) / np.float32(32768)
+    cut_N = np.resize(noise_N[start : start + n_samples], n_samples)
+    scale = 32768 if cut_N.dtype == np.int16 else 1
+    return np.asarray(cut_N, np.float32) / np.float32(scale)
 
 
 def augment_waveform(

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.stats
 
 from speechformer.audio import Waveform, load_audio
-from speechformer.augment import add_noise
+from speechformer.augment import add_noise, crop
 from speechformer.data import Row
 from speechformer.errors import AudioError, SpeechformerError
 from speechformer.grammar import Interpretation
@@ -73,9 +73,7 @@ class Noises:
                 self.loaded[path] = load_audio(path)
             except AudioError as error:
                 raise SpeechformerError(f"{error}; take it out of the folder of noise") from error
-        noise_N = self.loaded[path]
-        start = int(draw.integers(max(1, len(noise_N) - len(waveform_N))))
-        return add_noise(waveform_N, np.resize(noise_N[start : start + len(waveform_N)], len(waveform_N)), snr_db)
+        return add_noise(waveform_N, crop(self.loaded[path], len(waveform_N), draw), snr_db)
 
 
 def hold(

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.augment import add_noise
+from speechformer.augment import add_noise, crop
 from speechformer.checkpoint import find_model, load_checkpoint, save_calibration
 from speechformer.confidence import Calibration, Evidence, Head
 from speechformer.data import Row, read_manifest
@@ -63,9 +63,7 @@ class Collector:
         return [rows[int(i)] for i in self.draw.permutation(len(rows))[: round(self.share * n)]]
 
     def noise(self, n_samples: int) -> Waveform:
-        noise_N = self.noises[int(self.draw.integers(len(self.noises)))]
-        start = int(self.draw.integers(max(1, len(noise_N) - n_samples)))
-        return np.resize(noise_N[start : start + n_samples], n_samples)
+        return crop(self.noises[int(self.draw.integers(len(self.noises)))], n_samples, self.draw)
 
     def waveform(self, row: Row) -> Waveform:
         """Load a recording, half of the time with noise; a row without a path is noise."""
