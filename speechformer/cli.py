@@ -12,19 +12,22 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechformer import __version__
 from speechformer.errors import AudioError, SpeechformerError
 
 if TYPE_CHECKING:
     from speechformer.audio import Waveform
+    from speechformer.error_report import Heard
     from speechformer.transcribe import Transcriber
     from speechformer.transcript import Transcript
 
+Result = TypeVar("Result")
+Change = Callable[["Waveform", int], "Waveform"]
 DONE, SOME_FAILED, USAGE, NONE_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
-GROUP = 32  # files read and decoded together
+SHORT = 32  # so many files need no progress bar
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +82,9 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--commands", type=Path, metavar="FILE", help="command set: YAML templates, or a phrase a line")
     parser.add_argument("--beam", type=_positive, default=1, help="hypotheses kept while searching (1: greedy)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is the faster"
+    )
 
 
 def _decibels(text: str) -> tuple[float, ...]:
@@ -111,9 +117,12 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser("evaluate", help="score the model on manifests (JSON lines)")
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     _add_decoding(parser)
-    parser.add_argument("--noise", type=Path, metavar="DIR", help="with --commands: mix in noise from this folder")
+    parser.add_argument("--noise", type=Path, metavar="DIR", help="once more with noise from this folder mixed in")
     parser.add_argument("--snr", type=_decibels, default=(6, 12, 18), help="speech over noise, dB (6,12,18)")
     parser.add_argument("--seed", type=_seed, default=0, help="decides which noise goes with which recording (0)")
+    parser.add_argument(
+        "--errors", action="store_true", help="errors by corpus, speaker, length, noise and word (without --commands)"
+    )
     parser.add_argument("--worst", type=int, default=5, metavar="N", help="list the N worst files (5)")
     parser.add_argument("--format", choices=("txt", "json"), default="txt")
     parser.set_defaults(command=_evaluate)
@@ -140,7 +149,8 @@ def _load(args: argparse.Namespace) -> Transcriber:
     from speechformer.decoding import DecodingConfig
     from speechformer.transcribe import Transcriber
 
-    return Transcriber.from_pretrained(args.model, DecodingConfig(beam=args.beam), args.device, args.commands)
+    decoding = DecodingConfig(beam=args.beam)
+    return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
@@ -209,93 +219,113 @@ def _write_output(path: Path, text: str) -> None:
 
 
 def _run(transcriber: Transcriber | None, paths: Sequence[Path], what: str) -> Iterator[Transcript | AudioError]:
-    """Transcribe files in groups; yield, in order, a transcript or why there is none."""
-    from speechformer.audio import load_audio
-
-    if transcriber is None:
-        return
-    for start in _progress(range(0, len(paths), GROUP), what, len(paths) > GROUP):
-        group = paths[start : start + GROUP]
-        good: dict[int, Waveform] = {}
-        bad: dict[int, AudioError] = {}
-        for i, path in enumerate(group):
-            try:
-                good[i] = load_audio(path)
-            except AudioError as error:
-                bad[i] = error
-        heard = transcriber.transcribe_waveforms([*good.values()], [str(group[i]) for i in good])
-        transcripts = dict(zip(good, heard, strict=True))
-        yield from (bad[i] if i in bad else transcripts[i] for i in range(len(group)))
+    if transcriber is not None:
+        yield from _progress(transcriber.transcribe_files(paths), what, len(paths))
 
 
-def _progress(steps: Sequence[int], what: str, shown: bool) -> Iterable[int]:
-    if not (shown and sys.stderr.isatty()):
-        return steps
+def _progress(results: Iterable[Result], what: str, total: int) -> Iterable[Result]:
+    """Show a bar on a terminal while many results come in."""
+    if total <= SHORT or not sys.stderr.isatty():
+        return results
     from rich.console import Console
     from rich.progress import track
 
-    return track(steps, what, console=Console(stderr=True), transient=True)
+    return track(results, what, total, console=Console(stderr=True), transient=True)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from speechformer.data import read_manifest
-    from speechformer.metrics import count_errors, score
+
+    rows = [{"corpus": manifest.stem, **row} for manifest in args.manifests for row in read_manifest(manifest)]
+    return _evaluate_commands(args, rows) if args.commands else _evaluate_freely(args, rows)
+
+
+def _conditions(args: argparse.Namespace) -> Iterator[tuple[float | None, Change | None]]:
+    """Yield the recordings as they are, then each ratio of speech to noise with what mixes it in."""
+    from speechformer.trial import Noises
+
+    noises = Noises(args.noise, AUDIO_SUFFIXES, args.seed) if args.noise else None
+    yield None, None
+    if noises:
+        yield from ((snr_db, noises.changer(snr_db)) for snr_db in args.snr)
+
+
+def _evaluate_freely(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:
+    from speechformer import error_report
     from speechformer.tokenizer import normalise
 
-    rows = [row for manifest in args.manifests for row in read_manifest(manifest)]
     names = ", ".join(map(str, args.manifests))
-    if args.commands:
-        return _evaluate_commands(args, rows)
-    if args.noise:
-        raise SpeechformerError("--noise is mixed in when a command set is evaluated; give --commands FILE with it")
-    if not any("text" in row for row in rows):
-        raise SpeechformerError(f'{names}: holds no line with a "text" to compare with; give another')
     said = [row for row in rows if "text" in row]
+    if not said:
+        raise SpeechformerError(f'{names}: holds no line with a "text" to compare with; give another')
     n_failed = len(rows) - len(said)
     if n_failed:
         _complain(f'{names}: {n_failed} lines have no "text" and are not scored; write one in every line')
-    pairs = []
-    results = _run(_load(args), [Path(row["audio_filepath"]) for row in said], "evaluating")
-    for row, result in zip(said, results, strict=True):
-        if isinstance(result, AudioError):
-            _complain(result)
-            n_failed += 1
-        else:
-            pairs.append((normalise(row["text"]), result.text, result.name, result.duration_s))
-    if not pairs:
+    transcriber, utterances = _load(args), []
+    for snr_db, change in _conditions(args):
+        results = transcriber.transcribe_files([row["audio_filepath"] for row in said], change)
+        for row, result in zip(said, _progress(results, "evaluating", len(said)), strict=True):
+            if isinstance(result, AudioError):
+                n_failed += snr_db is None
+                _complain(result) if snr_db is None else None
+                continue
+            utterances.append(
+                error_report.Heard(
+                    normalise(row["text"]), result.text, result.name, result.duration_s,
+                    str(row.get("speaker", "")), str(row["corpus"]), snr_db,
+                )
+            )  # fmt: skip
+    if not utterances:
         return NONE_DONE
-    figures = score([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    worst = sorted(pairs, key=lambda pair: -count_errors(pair[0], pair[1]).word_errors)[: args.worst]
-    _print_evaluation(args, vars(figures) | {"audio_s": round(sum(pair[3] for pair in pairs), 1)}, worst)
+    _print_evaluation(args, utterances)
     return SOME_FAILED if n_failed else DONE
 
 
-def _print_evaluation(args: argparse.Namespace, figures: dict[str, float], worst: Sequence[tuple[Any, ...]]) -> None:
+def _print_evaluation(args: argparse.Namespace, utterances: Sequence[Heard]) -> None:
+    from speechformer import error_report
+    from speechformer.metrics import count_errors, score
+
+    conditions: dict[str, list[Heard]] = {}
+    for one in utterances:
+        conditions.setdefault(one.noise, []).append(one)
+    figures = {
+        name: vars(score([one.said for one in part], [one.heard for one in part]))
+        | {"audio_s": round(sum(one.duration_s for one in part), 1)}
+        for name, part in conditions.items()
+    }
+    recorded = conditions["as recorded"]
+    worst = sorted(recorded, key=lambda one: -count_errors(one.said, one.heard).word_errors)[: args.worst]
+    tables = error_report.report(utterances) if args.errors else {}
     if args.format == "json":
         import json
 
-        files = [{"audio_filepath": name, "text": text, "heard": heard} for text, heard, name, _ in worst]
-        print(json.dumps({**figures, "worst": files}, indent=2, ensure_ascii=False))
+        files = [{"audio_filepath": one.name, "text": one.said, "heard": one.heard} for one in worst]
+        result = {**figures.pop("as recorded"), "worst": files}
+        result |= {"noise": figures} if figures else {}
+        print(json.dumps(result | ({"errors": tables} if tables else {}), indent=2, ensure_ascii=False))
         return
-    print(f"utterances         {figures['n_utterances']} ({figures['n_words']} words, {figures['audio_s']} s)")
-    low, high = 100 * figures["wer_low"], 100 * figures["wer_high"]
-    print(f"WER                {100 * figures['wer']:.1f} %  (95 % interval {low:.1f}–{high:.1f})")
-    print(f"CER                {100 * figures['cer']:.1f} %")
-    print(f"sentences right    {100 * figures['sentence_accuracy']:.1f} %")
-    for text, heard, name, _ in worst:
-        print(f"\n{name}\n  said:  {text}\n  heard: {heard}")
+    for name, figure in figures.items():
+        print(f"\n{name}" if len(figures) > 1 else "", end="\n" if len(figures) > 1 else "")
+        print(f"utterances         {figure['n_utterances']} ({figure['n_words']} words, {figure['audio_s']} s)")
+        low, high = 100 * figure["wer_low"], 100 * figure["wer_high"]
+        print(f"WER                {100 * figure['wer']:.1f} %  (95 % interval {low:.1f}–{high:.1f})")
+        print(f"CER                {100 * figure['cer']:.1f} %")
+        print(f"sentences right    {100 * figure['sentence_accuracy']:.1f} %")
+    for one in worst:
+        print(f"\n{one.name}\n  said:  {one.said}\n  heard: {one.heard}")
+    print(error_report.write(tables) if tables else "", end="")
 
 
 def _evaluate_commands(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:
     from speechformer import trial
 
+    if args.errors:
+        raise SpeechformerError("--errors takes transcripts apart, not answers to commands; leave out --commands")
     transcriber = _load(args)
-    noises = trial.Noises(args.noise, AUDIO_SUFFIXES, args.seed) if args.noise else None
     n_failed, results = 0, {}
-    for snr_db in [None, *(args.snr if noises else ())]:
+    for snr_db, change in _conditions(args):
         outcomes = []
-        steps = trial.hold(transcriber, rows, noises, snr_db)
-        for _, result in zip(_progress(range(len(rows)), "evaluating", len(rows) > GROUP), steps, strict=True):
+        for result in _progress(trial.hold(transcriber, rows, change, snr_db), "evaluating", len(rows)):
             if isinstance(result, trial.Outcome):
                 outcomes.append(result)
             elif snr_db is None:

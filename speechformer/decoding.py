@@ -5,15 +5,17 @@ p_CTC of an unfinished hypothesis is the probability of every sentence that begi
 is a beam of one. A `Constraint`, such as the automaton of a grammar, says which tokens may come next; the search
 is the same. Nothing here knows of audio or text.
 
-Suffixes: R rows (utterance × hypothesis), A utterances that are not finished, W beam, V vocabulary,
+Suffixes: A utterances that are not finished, W hypotheses of each side by side, R rows (A × W), V vocabulary,
 M encoder positions, L tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -69,59 +71,61 @@ class Constraint(Protocol):
 class CtcPrefix:
     """Log probability, by the CTC head, of every sentence that begins with a hypothesis and a next token.
 
-    Forward variables end in a token (`token_RM`) or a blank (`blank_RM`) at each position. Their recursion
+    Forward variables end in a token (`token_AWM`) or a blank (`blank_AWM`) at each position. Their recursion
     r_t = p_t · (r_{t−1} + a_t) is solved for all positions at once: divided by the running product of p it is
     a running sum, so one `logcumsumexp` replaces the loop over time. A next token, unless it repeats the last
     one, is entered with the same a_t whatever it is, so the sums for the whole vocabulary are one matrix product.
     """
 
-    def __init__(self, log_probs_BMV: Tensor, mask_BM: Tensor) -> None:
+    def __init__(self, log_probs_AMV: Tensor, mask_AM: Tensor, n_hypotheses: int = 1) -> None:
         # After an utterance's end the blank is certain: the end then stands for every later position.
-        certain_V = torch.full_like(log_probs_BMV[0, 0], NEVER)
+        certain_V = torch.full_like(log_probs_AMV[0, 0], NEVER)
         certain_V[BLANK] = 0.0
-        self.log_probs_BMV = torch.where(mask_BM[..., None], log_probs_BMV.double(), certain_V.double())
-        self.probs_BMV = self.log_probs_BMV.exp()
-        self.owner_R = torch.arange(len(log_probs_BMV), device=log_probs_BMV.device)  # the row's utterance
-        self.blank_RM = self.log_probs_BMV[..., BLANK].cumsum(-1)
-        self.token_RM = torch.full_like(self.blank_RM, NEVER)
-        self.last_R = torch.full_like(self.owner_R, BOS)
+        log_probs_AMV = torch.where(mask_AM[..., None], log_probs_AMV.double(), certain_V.double())
+        self.log_probs_AVM = log_probs_AMV.transpose(1, 2).contiguous()
+        self.probs_AMV = log_probs_AMV.exp()
+        self.blank_AWM = log_probs_AMV[:, None, :, BLANK].cumsum(-1).repeat(1, n_hypotheses, 1)
+        self.token_AWM = torch.full_like(self.blank_AWM, NEVER)
+        self.last_AW = torch.full_like(self.blank_AWM[..., 0], BOS, dtype=torch.long)
 
     def ending(self) -> Tensor:
-        """Return the log probability of each hypothesis as a whole sentence, `ending_R`."""
-        return torch.logaddexp(self.token_RM[:, -1], self.blank_RM[:, -1])
+        """Return the log probability of each hypothesis as a whole sentence, `ending_AW`."""
+        return torch.logaddexp(self.token_AWM[..., -1], self.blank_AWM[..., -1])
 
-    def _entries(self) -> tuple[Tensor, Tensor]:
-        """Return what a next token is entered with at each position: any other token, and the last one again."""
-        start_R1 = torch.where(self.last_R == BOS, 0.0, NEVER).double()[:, None]
-        other_RM = torch.logaddexp(self.token_RM, self.blank_RM)[:, :-1]
+    @cached_property
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """What a next token is entered with at each position: any other token, and the last one again."""
+        start_AW1 = torch.where(self.last_AW == BOS, 0.0, NEVER).double()[..., None]
+        other_AWM = torch.logaddexp(self.token_AWM, self.blank_AWM)[..., :-1]
         # A token after itself needs a blank between.
-        return torch.cat((start_R1, other_RM), 1), torch.cat((start_R1, self.blank_RM[:, :-1]), 1)
+        return torch.cat((start_AW1, other_AWM), -1), torch.cat((start_AW1, self.blank_AWM[..., :-1]), -1)
+
+    def emissions(self, tokens_AW: Tensor) -> Tensor:
+        """Return the log probability of a token at each position, `emissions_AWM`."""
+        return self.log_probs_AVM[torch.arange(len(tokens_AW), device=tokens_AW.device)[:, None], tokens_AW]
 
     def extensions(self) -> Tensor:
-        """Return `prefix_RV` of each hypothesis with each next token."""
-        other_RM, again_RM = self._entries()
-        highest_R1 = other_RM.max(-1, keepdim=True).values
-        rows_R = torch.arange(len(self.owner_R), device=self.owner_R.device)
-        slot_R = rows_R - torch.searchsorted(self.owner_R, self.owner_R)  # rows of one utterance stand together
-        active_A, place_R = self.owner_R.unique(return_inverse=True)
-        weights_AWM = other_RM.new_zeros(len(active_A), int(slot_R.max()) + 1, other_RM.shape[1])
-        weights_AWM[place_R, slot_R] = (other_RM - highest_R1).exp()
-        sums_RV = torch.bmm(weights_AWM, self.probs_BMV[active_A])[place_R, slot_R]
-        prefix_RV = (sums_RV.log() + highest_R1).clamp_min(NEVER)
-        prefix_RV[rows_R, self.last_R] = (again_RM + self.log_probs_BMV[self.owner_R, :, self.last_R]).logsumexp(-1)
-        return prefix_RV
+        """Return `prefix_AWV` of each hypothesis with each next token."""
+        other_AWM, again_AWM = self.entries
+        highest_AW1 = other_AWM.amax(-1, keepdim=True)
+        sums_AWV = torch.bmm((other_AWM - highest_AW1).exp(), self.probs_AMV)
+        prefix_AWV = (sums_AWV.log() + highest_AW1).clamp_min(NEVER)
+        again_AW = (again_AWM + self.emissions(self.last_AW)).logsumexp(-1)
+        return prefix_AWV.scatter_(-1, self.last_AW[..., None], again_AW[..., None])
 
-    def advance(self, rows: Tensor, tokens: Tensor) -> CtcPrefix:
-        """Return the state of chosen rows, each with a token added."""
-        other_RM, again_RM = self._entries()
+    def advance(self, kept_A: Tensor, parents_AW: Tensor, tokens_AW: Tensor) -> CtcPrefix:
+        """Return the state of chosen utterances' chosen hypotheses, each with a token added."""
         new = object.__new__(CtcPrefix)
-        new.log_probs_BMV, new.probs_BMV = self.log_probs_BMV, self.probs_BMV
-        new.owner_R, new.last_R = self.owner_R[rows], tokens
-        repeats_R1 = (tokens == self.last_R[rows])[:, None]
-        enter_RM = torch.where(repeats_R1, again_RM[rows], other_RM[rows])
-        new.token_RM = _accumulate(enter_RM, self.log_probs_BMV[new.owner_R, :, tokens])
-        entered_RM = torch.cat((torch.full_like(new.token_RM[:, :1], NEVER), new.token_RM[:, :-1]), dim=-1)
-        new.blank_RM = _accumulate(entered_RM, self.log_probs_BMV[new.owner_R, :, BLANK])
+        new.log_probs_AVM, new.probs_AMV, new.last_AW = self.log_probs_AVM, self.probs_AMV, tokens_AW
+        if len(kept_A) < len(self.last_AW):
+            new.log_probs_AVM, new.probs_AMV = self.log_probs_AVM[kept_A], self.probs_AMV[kept_A]
+        chosen = kept_A[:, None], parents_AW
+        other_AWM, again_AWM = self.entries
+        repeats_AW1 = (tokens_AW == self.last_AW[chosen])[..., None]
+        enter_AWM = torch.where(repeats_AW1, again_AWM[chosen], other_AWM[chosen])
+        new.token_AWM = _accumulate(enter_AWM, new.emissions(tokens_AW))
+        entered_AWM = torch.cat((torch.full_like(new.token_AWM[..., :1], NEVER), new.token_AWM[..., :-1]), dim=-1)
+        new.blank_AWM = _accumulate(entered_AWM, new.log_probs_AVM[:, None, BLANK])
         return new
 
 
@@ -156,6 +160,14 @@ def decode(
     return search(model, memory_BMD, mask_BM, config, constraint)
 
 
+@dataclass(frozen=True)
+class Task:
+    """One of the searches that are made side by side over the same sound."""
+
+    config: DecodingConfig
+    constraint: Constraint | None = None
+
+
 @torch.inference_mode()
 def search(
     model: SpeechTransformer,
@@ -165,107 +177,168 @@ def search(
     constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
     """Beam search from the encoder's memory, all utterances and hypotheses in one tensor."""
-    return _Search(model, memory_BMD, mask_BM, config, constraint).run()
+    return search_together(model, memory_BMD, mask_BM, [Task(config, constraint)])[0]
+
+
+@torch.inference_mode()
+def search_together(
+    model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, tasks: Sequence[Task]
+) -> list[list[list[Hypothesis]]]:
+    """Make several searches in the steps of one: for each task what `search` returns."""
+    return _Search(model, memory_BMD, mask_BM, tasks).run()
+
+
+@dataclass
+class _Lane:
+    """One task within a batch's search: `width` columns of the grid, and what is found so far."""
+
+    config: DecodingConfig
+    constraint: Constraint | None
+    width: int
+    beams: list[list[Hypothesis]]  # of each utterance that is not finished, best first, at most `width`
+    states: list[list[int]]  # the constraint's, of each of them
+    finished: list[list[Hypothesis]]  # of each utterance of the batch
+
+
+class _Grown(NamedTuple):
+    """A hypothesis that goes on: the column of its parent within the lane, its last token, itself."""
+
+    parent: int
+    token: int
+    hypothesis: Hypothesis
 
 
 class _Search:
-    """The state of one batch's beam search; rows of finished utterances leave it."""
+    """The state of one batch's beam search: a grid of utterances by hypotheses, which finished ones leave."""
 
-    def __init__(
-        self,
-        model: SpeechTransformer,
-        memory_BMD: Tensor,
-        mask_BM: Tensor,
-        config: DecodingConfig,
-        constraint: Constraint | None,
-    ) -> None:
-        self.model, self.config, self.constraint = model, config, constraint
+    def __init__(self, model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, tasks: Sequence[Task]) -> None:
+        self.model = model
         self.lengths = mask_BM.sum(1).tolist()
-        log_probs_BMV = model.ctc_logits(memory_BMD).float().log_softmax(-1)
-        self.ctc = CtcPrefix(log_probs_BMV, mask_BM) if config.ctc_weight else None
-        self.cache = model.start_decoding(memory_BMD, mask_BM)
+        self.device = memory_BMD.device
         self.utterances = list(range(len(self.lengths)))
-        self.beams: list[list[Hypothesis]] = [[Hypothesis((), 0.0, ())] for _ in self.utterances]
-        self.states: list[list[int]] = [[0] for _ in self.utterances]  # of the constraint
-        self.finished: list[list[Hypothesis]] = [[] for _ in self.utterances]
-        self.last_R = torch.full((len(self.lengths),), BOS, device=memory_BMD.device)
+        self.n_tokens = 0
+        self.lanes = [
+            _Lane(
+                task.config, task.constraint, 1,
+                [[Hypothesis((), 0.0, ())] for _ in self.utterances],
+                [[0] for _ in self.utterances],
+                [[] for _ in self.utterances],
+            )
+            for task in tasks
+        ]  # fmt: skip
+        self.cache = model.start_decoding(memory_BMD, mask_BM)
+        self.ctc: CtcPrefix | None = None
+        if max(self.lengths, default=0) and any(task.config.ctc_weight for task in tasks):
+            self.ctc = CtcPrefix(model.ctc_logits(memory_BMD).float().log_softmax(-1), mask_BM, len(tasks))
+        self.last_AW = torch.full((len(self.lengths), len(tasks)), BOS, device=self.device)
+        self.attention_AW = torch.zeros_like(self.last_AW, dtype=torch.double)
+        is_word = torch.ones(model.config.vocab_size, dtype=torch.bool)
+        is_word[[BLANK, BOS, UNK]] = False
+        self.is_word_V, self.is_end_V = is_word, torch.zeros_like(is_word).index_fill(0, torch.tensor([EOS]), True)
 
-    def run(self) -> list[list[Hypothesis]]:
-        if self.lengths and max(self.lengths):
-            for _ in range(max(self.lengths) + 1):
+    def run(self) -> list[list[list[Hypothesis]]]:
+        if max(self.lengths, default=0):
+            while self.utterances:
                 self._step()
-                if not self.utterances:
-                    break
-        empty = [] if self.constraint is not None else [Hypothesis((), 0.0, ())]
-        best = [sorted(done, key=lambda one: -one.log_probability)[: self.config.n_best] for done in self.finished]
-        return [(done if length else []) or empty for done, length in zip(best, self.lengths, strict=True)]
+        return [[self._best(lane, i) for i in range(len(self.lengths))] for lane in self.lanes]
+
+    def _best(self, lane: _Lane, utterance: int) -> list[Hypothesis]:
+        done = lane.finished[utterance] if self.lengths[utterance] else []
+        best = sorted(done, key=lambda one: -one.log_probability)[: lane.config.n_best]
+        return best or ([Hypothesis((), 0.0, ())] if lane.constraint is None else [])
 
     def _step(self) -> None:
-        logits_RLV, self.cache = self.model.decode(self.last_R[:, None], self.cache)
-        attention_RV = logits_RLV[:, -1].float().log_softmax(-1).double()
-        before = torch.tensor([one.attention for beam in self.beams for one in beam], dtype=torch.double)
-        attention_RV = attention_RV + before.to(attention_RV.device)[:, None]
-        weight = self.config.ctc_weight
-        score_RV, prefix_RV = attention_RV.clone(), torch.zeros_like(attention_RV)
+        logits_RLV, self.cache = self.model.decode(self.last_AW.view(-1, 1), self.cache)
+        log_probs_RV = logits_RLV[:, -1].float().log_softmax(-1).double()
+        attention_AWV = log_probs_RV.unflatten(0, self.last_AW.shape) + self.attention_AW[..., None]
+        prefix_AWV = torch.zeros_like(attention_AWV)
         if self.ctc is not None:
-            prefix_RV = self.ctc.extensions()
-            prefix_RV[:, EOS] = self.ctc.ending()
-            joint_RV = (1 - weight) * attention_RV + weight * prefix_RV
-            score_RV = joint_RV.masked_fill(prefix_RV <= NEVER / 10, NEVER)  # what the CTC head rules out
-        score_RV[:, [BLANK, BOS, UNK]] = NEVER
-        score_RV = score_RV.cpu()
-        if self.constraint is not None:
-            allowed = [self.constraint.allowed(state) for states in self.states for state in states]
-            score_RV.masked_fill_(~torch.stack(allowed), NEVER)
-        self._advance(score_RV, torch.stack((attention_RV, prefix_RV)).cpu())
+            prefix_AWV = self.ctc.extensions()
+            prefix_AWV[..., EOS] = self.ctc.ending()
+        grown, first = [], 0
+        for lane in self.lanes:
+            columns = slice(first, first + lane.width)
+            grown.append(self._grow(lane, attention_AWV[:, columns], prefix_AWV[:, columns]))
+            first += lane.width
+        self._advance(grown)
 
-    def _advance(self, score_RV: Tensor, parts_2RV: Tensor) -> None:
-        rows: list[int] = []
-        tokens: list[int] = []
-        first, kept_utterances, kept_beams, kept_states = 0, [], [], []
-        for utterance, beam, states in zip(self.utterances, self.beams, self.states, strict=True):
-            last = first + len(beam)
-            chosen = self._choose(utterance, beam, score_RV[first:last], parts_2RV[:, first:last])
-            if chosen:
-                rows += [first + parent for parent, _, _ in chosen]
-                tokens += [token for _, token, _ in chosen]
-                kept_utterances.append(utterance)
-                kept_beams.append([one for _, _, one in chosen])
-                if self.constraint is not None:
-                    kept_states.append([self.constraint.next(states[parent], token) for parent, token, _ in chosen])
+    def _grow(self, lane: _Lane, attention_AWV: Tensor, prefix_AWV: Tensor) -> list[list[_Grown]]:
+        """Return each utterance's best hypotheses with one more token; put those that end among the finished."""
+        if not lane.width:
+            return [[] for _ in self.utterances]
+        weight, score_AWV = lane.config.ctc_weight, attention_AWV
+        if weight:
+            joint_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
+            score_AWV = joint_AWV.masked_fill(prefix_AWV <= NEVER / 10, NEVER)  # what the CTC head rules out
+        score_AWV = score_AWV.masked_fill(~self._allowed(lane).to(self.device), NEVER)
+        n_vocab = score_AWV.shape[-1]
+        best = score_AWV.flatten(1).topk(min(lane.config.beam, lane.width * n_vocab))
+        parts = (part_AWV.flatten(1).gather(1, best.indices) for part_AWV in (attention_AWV, prefix_AWV))
+        numbers = torch.stack((best.values, *parts), -1).tolist()
+        grown: list[list[_Grown]] = []
+        for place, indices in enumerate(best.indices.tolist()):
+            finished, going = lane.finished[self.utterances[place]], []
+            for (score, attention, ctc), index in zip(numbers[place], indices, strict=True):
+                if score <= NEVER / 10:
+                    break
+                parent, token = divmod(index, n_vocab)
+                old = lane.beams[place][parent]
+                tokens = old.tokens if token == EOS else (*old.tokens, token)
+                shares = (*old.token_log_probabilities, score - old.log_probability)
+                new = Hypothesis(tokens, score, shares, attention, ctc if weight else 0.0)
+                if token == EOS:
+                    finished.append(new)
                 else:
-                    kept_states.append([0] * len(chosen))
-            first = last
-        self.utterances, self.beams, self.states = kept_utterances, kept_beams, kept_states
-        device = self.last_R.device
-        rows_R = torch.tensor(rows, dtype=torch.long, device=device)
-        self.last_R = torch.tensor(tokens, dtype=torch.long, device=device)
-        self.cache = self.cache.select(rows_R)
-        if self.ctc is not None and rows:
-            self.ctc = self.ctc.advance(rows_R, self.last_R)
+                    going.append(_Grown(parent, token, new))
+            # Scores only fall, so a hypothesis below the worst one that is wanted can no longer win.
+            done = sorted((one.log_probability for one in finished), reverse=True)
+            bar = done[lane.config.n_best - 1] if len(done) >= lane.config.n_best else -math.inf
+            grown.append([one for one in going if one.hypothesis.log_probability > bar])
+        return grown
 
-    def _choose(
-        self, utterance: int, beam: list[Hypothesis], score_WV: Tensor, parts_2WV: Tensor
-    ) -> list[tuple[int, int, Hypothesis]]:
-        """Put the hypotheses that end among the finished ones; return the others as (parent, token, new)."""
-        n_vocab = score_WV.shape[1]
-        if len(beam[0].tokens) == self.lengths[utterance]:
+    def _allowed(self, lane: _Lane) -> Tensor:
+        """Return which tokens may follow, `allowed_AWV`: none where an utterance has no such hypothesis (any more)."""
+        nothing_V, rows = torch.zeros_like(self.is_word_V), []
+        for utterance, states in zip(self.utterances, lane.states, strict=True):
             # No sentence has more tokens than the sound has positions: all that can follow is the end.
-            score_WV = torch.full_like(score_WV, NEVER).index_copy(1, torch.tensor([EOS]), score_WV[:, [EOS]])
-        best = score_WV.flatten().topk(min(self.config.beam, score_WV.numel()))
-        going = []
-        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            parent, token = divmod(index, n_vocab)
-            if score <= NEVER / 10:
-                continue
-            old = beam[parent]
-            shares = (*old.token_log_probabilities, score - old.log_probability)
-            attention, ctc = parts_2WV[:, parent, token].tolist()
-            if token == EOS:
-                self.finished[utterance].append(Hypothesis(old.tokens, score, shares, attention, ctc))
+            may_V = self.is_end_V if self.n_tokens == self.lengths[utterance] else self.is_word_V
+            if lane.constraint is None:
+                rows += [may_V] * len(states)
             else:
-                going.append((parent, token, Hypothesis((*old.tokens, token), score, shares, attention, ctc)))
-        # Scores only fall, so a hypothesis below the worst one that is wanted can no longer win.
-        done = sorted((one.log_probability for one in self.finished[utterance]), reverse=True)
-        bar = done[self.config.n_best - 1] if len(done) >= self.config.n_best else -math.inf
-        return [one for one in going if one[2].log_probability > bar]
+                rows += [lane.constraint.allowed(state) & may_V for state in states]
+            rows += [nothing_V] * (lane.width - len(states))
+        return torch.stack(rows).unflatten(0, (-1, lane.width))
+
+    def _advance(self, grown: Sequence[Sequence[Sequence[_Grown]]]) -> None:
+        """Go on with what has grown: the utterances and columns that have nothing more to say leave the grid."""
+        kept = [place for place in range(len(self.utterances)) if any(lane[place] for lane in grown)]
+        columns: list[list[tuple[int, int, float]]] = [[] for _ in kept]
+        first = 0
+        for lane, beams in zip(self.lanes, grown, strict=True):
+            before, old_states = lane.width, lane.states
+            lane.width = max((len(beams[place]) for place in kept), default=0)
+            lane.beams = [[one.hypothesis for one in beams[place]] for place in kept]
+            lane.states = [[0] * len(beams[place]) for place in kept]
+            for row, place in enumerate(kept):
+                beam = beams[place]
+                if lane.constraint is not None:
+                    follow, states = lane.constraint.next, old_states[place]
+                    lane.states[row] = [follow(states[one.parent], one.token) for one in beam]
+                columns[row] += [(first + one.parent, one.token, one.hypothesis.attention) for one in beam]
+                columns[row] += [(0, BOS, 0.0)] * (lane.width - len(beam))
+            first += before
+        self.utterances = [self.utterances[place] for place in kept]
+        self.n_tokens += 1
+        if kept:
+            self._select(kept, columns, first)
+
+    def _select(self, kept: list[int], columns: list[list[tuple[int, int, float]]], width: int) -> None:
+        kept_A = torch.tensor(kept, device=self.device)
+        parents, tokens, attention = ([[one[i] for one in row] for row in columns] for i in range(3))
+        parents_AW = torch.tensor(parents, device=self.device)
+        self.last_AW = torch.tensor(tokens, device=self.device)
+        self.attention_AW = torch.tensor(attention, device=self.device, dtype=torch.double)
+        some_left = len(kept) < self.cache.n_utterances
+        self.cache = self.cache.select((kept_A[:, None] * width + parents_AW).flatten(), kept_A if some_left else None)
+        if self.ctc is not None:
+            self.ctc = self.ctc.advance(kept_A, parents_AW, self.last_AW)

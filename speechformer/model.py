@@ -14,6 +14,7 @@ D model width, H heads, K head width, V vocabulary, S keys attended to (M or L).
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -64,7 +65,8 @@ class ModelConfig:
 class DecoderCache:
     """What the decoder need not compute twice: keys and values, per layer.
 
-    `past` grows by one token a step; `cross` is made once from the memory.
+    `past` grows by one token a step; `cross` is made once from the memory. Rows of `past` are hypotheses, rows of
+    `cross` utterances: each utterance has as many hypotheses as any other, and they stand side by side.
     """
 
     past: tuple[tuple[Tensor, Tensor], ...]
@@ -76,11 +78,18 @@ class DecoderCache:
         """How many tokens have been read."""
         return self.past[0][0].shape[2] if self.past else 0
 
-    def select(self, rows: Tensor) -> DecoderCache:
-        """Return the cache of chosen rows, repeated or reordered: what beam search does to hypotheses."""
+    @property
+    def n_utterances(self) -> int:
+        """How many utterances are being decoded."""
+        return len(self.mask_BM)
+
+    def select(self, rows: Tensor, utterances: Tensor | None = None) -> DecoderCache:
+        """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
         past = tuple((keys[rows], values[rows]) for keys, values in self.past)
-        cross = tuple((keys[rows], values[rows]) for keys, values in self.cross)
-        return DecoderCache(past, cross, self.mask_BM[rows])
+        if utterances is None:
+            return DecoderCache(past, self.cross, self.mask_BM)
+        cross = tuple((keys[utterances], values[utterances]) for keys, values in self.cross)
+        return DecoderCache(past, cross, self.mask_BM[utterances])
 
 
 def mask_from_lengths(lengths_B: Tensor, size: int) -> Tensor:
@@ -256,7 +265,9 @@ class DecoderLayer(nn.Module):
             keys, values = torch.cat((past[0], keys), dim=2), torch.cat((past[1], values), dim=2)
         causal = None if n_new == 1 else causal_mask(n_new, keys.shape[2], keys.device)
         x_BLD = x_BLD + self.dropout(self.attention(normed, keys, values, causal, rotary=rotary))
-        x_BLD = x_BLD + self.dropout(self.cross_attention(self.cross_norm(x_BLD), *cross, cross_mask_B11M))
+        # The hypotheses of one utterance look into the same memory, as if they were one long text.
+        normed = self.cross_norm(x_BLD).view(len(cross[0]), -1, x_BLD.shape[-1])
+        x_BLD = x_BLD + self.dropout(self.cross_attention(normed, *cross, cross_mask_B11M)).view_as(x_BLD)
         return x_BLD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BLD))), (keys, values)
 
 
@@ -286,7 +297,7 @@ class Encoder(nn.Module):
         return padded.unfold(1, self.config.window_frames, stride).transpose(2, 3).flatten(2)
 
     def forward(self, features_BTC: Tensor, frames_B: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        x_BMD = self.embedding(self.windows(features_BTC, frames_B))
+        x_BMD = self.embedding(self.windows(features_BTC.to(self.embedding.weight.dtype), frames_B))
         n_positions = x_BMD.shape[1]
         mask_BM = mask_from_lengths(torch.as_tensor(self.config.n_positions(frames_B)), n_positions)
         if rotary is None:
@@ -371,3 +382,19 @@ class SpeechTransformer(nn.Module):
     def n_parameters(self) -> int:
         """Count the weights, shared ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def in_bfloat16(model: SpeechTransformer) -> SpeechTransformer:
+    """Return a copy that computes in bfloat16; positions keep their precision."""
+    model = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
+    return model
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware, about twice as fast as float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

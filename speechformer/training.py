@@ -36,6 +36,7 @@ from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
 from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
 from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.optimiser import Optimiser
 from speechformer.tokenizer import PAD, Tokenizer
 from speechformer.world import World
 
@@ -161,7 +162,7 @@ class Trainer:
         self.checkpoint = Checkpoint(SpeechTransformer(model_config).to(self.world.device), features, tokenizer)
         if config.initial:
             self._begin_with(load_checkpoint(config.initial))
-        self.optimiser = make_optimiser(self.checkpoint.model, config.schedule)
+        self.optimiser = Optimiser(self.checkpoint.model, config.schedule.lr, config.schedule.weight_decay)
         self.step = self.epoch = self.number = self.bad_steps = 0
         self.best: list[tuple[float, int]] = []
         torch.manual_seed(config.seed + self.world.rank)  # the processes' weights are one, their dropout is not
@@ -172,7 +173,8 @@ class Trainer:
             write_yaml(self.config, run / "config.yaml")
 
     def _begin_with(self, initial: Checkpoint) -> None:
-        if initial.model.config != self.config.model or initial.tokenizer.model != self.checkpoint.tokenizer.model:
+        config = replace(initial.model.config, dropout=self.config.model.dropout)  # which has no weights
+        if config != self.config.model or initial.tokenizer.model != self.checkpoint.tokenizer.model:
             raise ConfigError(
                 f"initial: {self.config.initial} has another network or tokenizer than this run; "
                 "take model.* from its config.json and its tokenizer.model"
@@ -226,9 +228,7 @@ class Trainer:
         """Take one optimiser step and return the losses; a step that is not a number is skipped."""
         model, schedule = self.checkpoint.model.train(), self.config.schedule
         rate = learning_rate(self.step, schedule)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         with torch.autocast(
             self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
@@ -246,7 +246,7 @@ class Trainer:
                 )
             return {"skipped": 1.0}
         self.bad_steps = 0
-        self.optimiser.step()
+        self.optimiser.step(rate)
         return {**parts, "loss": float(loss.detach()), "gradient": norm, "lr": rate}
 
     def _after_step(self, log: _Log) -> None:
@@ -344,17 +344,6 @@ class Trainer:
             was, now = to_dict(getattr(old, name)), to_dict(getattr(self.config, name))
             for key in (key for key in now if was[key] != now[key] and self.world.leads):
                 print(f"{self.run}: going on with {name}.{key} = {now[key]}, before {was[key]}", file=sys.stderr)
-
-
-def make_optimiser(model: SpeechTransformer, schedule: ScheduleConfig) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019); biases, norms and embeddings are not decayed."""
-    decayed = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "embedding" not in name]
-    others = [weight for name, weight in model.named_parameters() if weight.ndim <= 1 or "embedding" in name]
-    groups = [
-        {"params": decayed, "weight_decay": schedule.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), fused=True)
 
 
 def average_weights(folders: Sequence[Path]) -> dict[str, Tensor]:

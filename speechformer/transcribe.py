@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,24 +25,29 @@ from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio
 from speechformer.automaton import TokenAutomaton
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.confidence import share, weigh
-from speechformer.decoding import DecodingConfig, Hypothesis, search
+from speechformer.decoding import DecodingConfig, Hypothesis, Task, search_together
+from speechformer.errors import AudioError
 from speechformer.features import FRAMES_PER_S, collate, extract
 from speechformer.grammar import Grammar, Interpretation
+from speechformer.model import has_fast_bfloat16, in_bfloat16
 from speechformer.tokenizer import PAD as BLANK
 from speechformer.transcript import Alternative, Command, Segment, Status, Transcript
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH_S = 60.0
+GROUP = 32  # files read and decoded together
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Grammar | str | os.PathLike[str]
 Heard = tuple[str, float, Command | None]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Transcriber:
     """A loaded model, with or without a command set (a file, or a Grammar that was loaded).
 
+    It computes in float32, or in bfloat16 where the hardware is fast at that (`precision="auto"`).
     One can serve many threads: nothing is kept between calls but what was seen of the command set.
     """
 
@@ -51,8 +57,11 @@ class Transcriber:
         decoding: DecodingConfig | None = None,
         device: str = "cpu",
         commands: Commands | None = None,
+        precision: Precision = "auto",
     ) -> None:
-        self.checkpoint, self.device = checkpoint, device
+        self.checkpoint, self.device, self.precision = checkpoint, device, precision
+        fast = precision == "auto" and has_fast_bfloat16(device)
+        self.model = in_bfloat16(checkpoint.model) if fast or precision == "bf16" else checkpoint.model
         self.decoding = decoding or DecodingConfig()
         if commands is not None and not isinstance(commands, Grammar):
             commands = Grammar.load(commands)
@@ -65,12 +74,13 @@ class Transcriber:
         decoding: DecodingConfig | None = None,
         device: str = "cpu",
         commands: Commands | None = None,
+        precision: Precision = "auto",
     ) -> Transcriber:
         """Load a shipped model by name, or a model folder; the default needs no network.
 
         Raises CheckpointError, naming the part of the folder that is missing or damaged.
         """
-        return cls(load_checkpoint(find_model(model), device), decoding, device, commands)
+        return cls(load_checkpoint(find_model(model), device), decoding, device, commands, precision)
 
     def transcribe(self, source: AudioSource) -> Transcript:
         """Transcribe a path, bytes, an open binary file or a (rate, array) pair.
@@ -79,6 +89,26 @@ class Transcriber:
         """
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
         return self.transcribe_waveforms([load_audio(source)], [name])[0]
+
+    def transcribe_files(
+        self, paths: Sequence[str | os.PathLike[str]], change: Callable[[Waveform, int], Waveform] | None = None
+    ) -> Iterator[Transcript | AudioError]:
+        """Transcribe files in groups; yield, in order, a transcript or why there is none.
+
+        `change` makes another `waveform_N` of a file's and its number, such as one with noise.
+        """
+        for start in range(0, len(paths), GROUP):
+            waveforms: dict[int, Waveform] = {}
+            errors: dict[int, AudioError] = {}
+            for i, path in enumerate(paths[start : start + GROUP], start):
+                try:
+                    waveform_N = load_audio(path)
+                    waveforms[i] = change(waveform_N, i) if change else waveform_N
+                except AudioError as error:
+                    errors[i] = error
+            heard = self.transcribe_waveforms([*waveforms.values()], [os.fspath(paths[i]) for i in waveforms])
+            results: dict[int, Transcript | AudioError] = {**errors, **dict(zip(waveforms, heard, strict=True))}
+            yield from (results[i] for i in sorted(results))
 
     def transcribe_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Transcript]:
         """Transcribe several `waveform_N` at once, in batches of similar length; the order is kept."""
@@ -119,19 +149,21 @@ class Transcriber:
 
     @torch.inference_mode()
     def _decode(self, features_BTC: Tensor, frames_B: Tensor) -> list[Heard]:
-        model = self.checkpoint.model
+        model = self.model
         memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
-        free = search(model, memory_BMD, mask_BM, self.decoding)
+        tasks = [Task(self.decoding)]
+        if self.commands is not None:
+            config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
+            tasks.append(Task(config, self.commands))
+        free, *others = search_together(model, memory_BMD, mask_BM, tasks)
         texts = [self.checkpoint.tokenizer.decode(one[0].tokens) for one in free]
-        if self.commands is None:
+        if not others:
             return [(text, one[0].log_probability, None) for text, one in zip(texts, free, strict=True)]
-        config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
-        inside = search(model, memory_BMD, mask_BM, config, self.commands)
         blank_BM = model.ctc_logits(memory_BMD).float().log_softmax(-1)[..., BLANK]
         blanks = ((blank_BM * mask_BM).sum(1) / mask_BM.sum(1)).tolist()
         return [
             self._command(hypotheses, one[0], text, blank)
-            for hypotheses, one, text, blank in zip(inside, free, texts, blanks, strict=True)
+            for hypotheses, one, text, blank in zip(*others, free, texts, blanks, strict=True)
         ]
 
     def _command(self, inside: Sequence[Hypothesis], free: Hypothesis, heard: str, blank: float) -> Heard:

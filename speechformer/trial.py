@@ -7,7 +7,7 @@ if its text is empty or missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from speechformer.tokenizer import normalise
 from speechformer.transcribe import Transcriber
 from speechformer.transcript import Command, Transcript
 
-GROUP = 32
 N_BINS = 10
 
 
@@ -75,33 +74,27 @@ class Noises:
                 raise SpeechformerError(f"{error}; take it out of the folder of noise") from error
         return add_noise(waveform_N, crop(self.loaded[path], len(waveform_N), draw), snr_db)
 
+    def changer(self, snr_db: float) -> Callable[[Waveform, int], Waveform]:
+        """Return what mixes noise into numbered recordings at one ratio."""
+        return lambda waveform_N, number: self.mix(waveform_N, number, snr_db)
+
 
 def hold(
-    transcriber: Transcriber, rows: Sequence[Row], noises: Noises | None = None, snr_db: float | None = None
+    transcriber: Transcriber,
+    rows: Sequence[Row],
+    change: Callable[[Waveform, int], Waveform] | None = None,
+    snr_db: float | None = None,
 ) -> Iterator[Outcome | AudioError]:
     """Answer every recording with the transcriber's command set, in groups; yield in order."""
     assert transcriber.commands is not None
     grammar = transcriber.commands.grammar
-    for start in range(0, len(rows), GROUP):
-        group = list(enumerate(rows[start : start + GROUP], start))
-        loaded: dict[int, Waveform | AudioError] = {}
-        for number, row in group:
-            try:
-                waveform_N = load_audio(row["audio_filepath"])
-                mixed = noises is not None and snr_db is not None
-                loaded[number] = noises.mix(waveform_N, number, snr_db) if mixed else waveform_N  # type: ignore
-            except AudioError as error:
-                loaded[number] = error
-        good = {number: one for number, one in loaded.items() if not isinstance(one, AudioError)}
-        names = [str(rows[number]["audio_filepath"]) for number in good]
-        heard = dict(zip(good, transcriber.transcribe_waveforms([*good.values()], names), strict=True))
-        for number, row in group:
-            one = loaded[number]
-            if isinstance(one, AudioError):
-                yield one
-            else:
-                said = normalise(row.get("text", ""))
-                yield Outcome(heard[number].name, said, grammar.interpret(said), heard[number], snr_db)
+    results = transcriber.transcribe_files([row["audio_filepath"] for row in rows], change)
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, AudioError):
+            yield result
+        else:
+            said = normalise(row.get("text", ""))
+            yield Outcome(result.name, said, grammar.interpret(said), result, snr_db)
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -328,6 +328,33 @@ def test_a_command_set_is_evaluated_clean_and_with_noise(run: Run, tmp_path: Pat
     assert "right and accepted" in run("evaluate", *arguments)[1]
 
 
+def test_evaluate_takes_errors_apart_and_mixes_noise_in(run: Run, wav: Path, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    write_wav(tmp_path / "noise" / "hiss.wav", 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32))
+    rows = [{"audio_filepath": wav.name, "text": "go", "speaker": "ann"}, {"audio_filepath": "gone.wav", "text": "go"}]
+    write_manifest(tmp_path / "tones.jsonl", rows)
+    arguments = (tmp_path / "tones.jsonl", "--noise", tmp_path / "noise", "--snr", "3", "--errors")
+    status, out, errors = run("evaluate", *arguments, "--format", "json")
+    assert status == SOME_FAILED
+    assert errors.count("gone.wav") == 1
+    result = json.loads(out)
+    assert result["n_utterances"] == result["noise"]["3 dB"]["n_utterances"] == 1
+    assert set(result["errors"]["noise"]) == {"as recorded", "3 dB"}
+    assert list(result["errors"]["corpus"]) == ["tones"]
+    assert list(result["errors"]["speaker"]) == ["ann"]
+    _, out, _ = run("evaluate", *arguments)
+    for part in ("as recorded\n", "\n3 dB\n", "said → heard", "tones", "0–1 s"):
+        assert part in out
+
+
+def test_errors_are_not_taken_apart_inside_a_command_set(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set.txt").write_text("go\n")
+    write_manifest(tmp_path / "rows.jsonl", [{"audio_filepath": "a.wav", "text": "go"}])
+    status, _, errors = run("evaluate", tmp_path / "rows.jsonl", "--commands", tmp_path / "set.txt", "--errors")
+    assert status == USAGE
+    assert "leave out --commands" in errors
+
+
 def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])

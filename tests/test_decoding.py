@@ -19,8 +19,11 @@ from speechformer.decoding import (
     CtcPrefix,
     DecodingConfig,
     Hypothesis,
+    Task,
     ctc_greedy,
     decode,
+    search,
+    search_together,
 )
 from speechformer.errors import ConfigError
 from speechformer.model import SpeechTransformer, mask_from_lengths
@@ -106,6 +109,19 @@ def same_pairs(found: list[tuple[tuple[int, ...], float]], expected: list[tuple[
     assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-4)
 
 
+class OneWord:
+    """A constraint: one word, any number of times."""
+
+    def allowed(self, state: int) -> Tensor:
+        allowed_V = torch.zeros(6, dtype=torch.bool)
+        allowed_V[[4, EOS]] = True
+        return allowed_V
+
+    def next(self, state: int, token: int) -> int:
+        assert token == 4
+        return state + 1
+
+
 @weights
 def test_a_full_width_beam_is_exhaustive_search(make_model: MakeModel, weight: float) -> None:
     for seed in range(3):
@@ -141,10 +157,11 @@ def test_a_decoder_that_never_ends_is_ended_at_the_last_position(make_model: Mak
 
 
 def walk(prefix: CtcPrefix, tokens: Sequence[int]) -> CtcPrefix:
-    """Give every row of a prefix state the same tokens."""
-    n_rows = len(prefix.last_R)
+    """Give every hypothesis of a prefix state the same tokens."""
+    n_utterances = len(prefix.last_AW)
     for token in tokens:
-        prefix = prefix.advance(torch.arange(n_rows), torch.full((n_rows,), token))
+        same_AW = torch.full((n_utterances, 1), token)
+        prefix = prefix.advance(torch.arange(n_utterances), torch.zeros_like(same_AW), same_AW)
     return prefix
 
 
@@ -156,33 +173,33 @@ def walk(prefix: CtcPrefix, tokens: Sequence[int]) -> CtcPrefix:
 def test_prefix_scores_are_the_sum_over_all_alignments(tokens: tuple[int, ...]) -> None:
     lengths = (5, 3)
     draw = torch.Generator().manual_seed(3)
-    log_probs_RMV = torch.randn(2, 5, 6, generator=draw, dtype=torch.double).mul(2).log_softmax(-1)
-    state = walk(CtcPrefix(log_probs_RMV, mask_from_lengths(torch.tensor(lengths), 5)), tokens)
-    prefix_RV = state.extensions()
+    log_probs_AMV = torch.randn(2, 5, 6, generator=draw, dtype=torch.double).mul(2).log_softmax(-1)
+    state = walk(CtcPrefix(log_probs_AMV, mask_from_lengths(torch.tensor(lengths), 5)), tokens)
+    prefix_AWV = state.extensions()
     for row, length in enumerate(lengths):
-        sentences = all_sentences(log_probs_RMV[row, :length])
-        assert math.exp(state.ending()[row]) == pytest.approx(sentences.get(tokens, 0.0), rel=1e-9)
+        sentences = all_sentences(log_probs_AMV[row, :length])
+        assert math.exp(state.ending()[row, 0]) == pytest.approx(sentences.get(tokens, 0.0), rel=1e-9)
         for word in WORDS:
             longer = (*tokens, word)
             expected = sum(p for words, p in sentences.items() if words[: len(longer)] == longer)
-            assert math.exp(prefix_RV[row, word]) == pytest.approx(expected, rel=1e-9)
+            assert math.exp(prefix_AWV[row, 0, word]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_prefix_scores_of_a_long_utterance_agree_with_the_ctc_loss() -> None:
-    log_probs_RMV = torch.randn(1, 400, 6, generator=torch.Generator().manual_seed(4)).mul(5).log_softmax(-1)
+    log_probs_AMV = torch.randn(1, 400, 6, generator=torch.Generator().manual_seed(4)).mul(5).log_softmax(-1)
     tokens = (4, 4, 5, 4, 5, 5, 5, 4) * 5
-    state = walk(CtcPrefix(log_probs_RMV, torch.ones(1, 400, dtype=torch.bool)), tokens)
-    log_probs_MRV = log_probs_RMV.double().transpose(0, 1)
-    loss = functional.ctc_loss(log_probs_MRV, torch.tensor([tokens]), (400,), (len(tokens),), reduction="sum")
-    assert float(state.ending()[0]) == pytest.approx(-float(loss), rel=1e-9)
+    state = walk(CtcPrefix(log_probs_AMV, torch.ones(1, 400, dtype=torch.bool)), tokens)
+    log_probs_MAV = log_probs_AMV.double().transpose(0, 1)
+    loss = functional.ctc_loss(log_probs_MAV, torch.tensor([tokens]), (400,), (len(tokens),), reduction="sum")
+    assert float(state.ending()[0, 0]) == pytest.approx(-float(loss), rel=1e-9)
 
 
 def test_a_certain_ctc_head_gives_its_sentence_for_certain() -> None:
-    log_probs_RMV = torch.full((1, 6, 6), -math.inf)
+    log_probs_AMV = torch.full((1, 6, 6), -math.inf)
     for position, token in enumerate((0, 4, 4, 0, 4, 5)):
-        log_probs_RMV[0, position, token] = 0.0
-    state = walk(CtcPrefix(log_probs_RMV, torch.ones(1, 6, dtype=torch.bool)), (4, 4, 5))
-    assert float(state.ending()[0]) == pytest.approx(0.0, abs=1e-9)
+        log_probs_AMV[0, position, token] = 0.0
+    state = walk(CtcPrefix(log_probs_AMV, torch.ones(1, 6, dtype=torch.bool)), (4, 4, 5))
+    assert float(state.ending()[0, 0]) == pytest.approx(0.0, abs=1e-9)
     assert not state.extensions().isnan().any()
 
 
@@ -197,6 +214,22 @@ def test_a_batch_is_decoded_as_its_utterances_alone(make_model: MakeModel, weigh
     for i, n in enumerate(frames):
         alone = decode(model, features_BTC[i : i + 1, :n], torch.tensor([n]), config)[0]
         same_pairs(as_pairs(together[i]), as_pairs(alone))
+
+
+@weights
+def test_searches_side_by_side_find_what_each_finds_alone(make_model: MakeModel, weight: float) -> None:
+    model, frames = sharp_model(make_model), (5, 16, 0, 9, 2)
+    features_BTC = torch.cat([functional.pad(draw_features(n, i), (0, 0, 0, 16 - n)) for i, n in enumerate(frames)])
+    memory = model.encode(features_BTC, torch.tensor(frames))
+    tasks = [
+        Task(DecodingConfig(ctc_weight=weight)),
+        Task(DecodingConfig(beam=5, n_best=3, ctc_weight=weight), OneWord()),
+        Task(DecodingConfig(beam=3, n_best=2, ctc_weight=0.0)),
+    ]
+    for task, together in zip(tasks, search_together(model, *memory, tasks), strict=True):
+        alone = search(model, *memory, task.config, task.constraint)
+        for found, expected in zip(together, alone, strict=True):
+            same_pairs(as_pairs(found), as_pairs(expected))
 
 
 @weights

@@ -122,9 +122,23 @@ def test_selected_rows_of_a_cache_go_on_as_themselves(make_model: MakeModel) -> 
     model, batch, tokens_BL = make_model(), draw_batch(), draw_tokens(len(FRAMES))
     rows = torch.tensor([4, 0, 0])
     _, cache = model.decode(tokens_BL[:, :3], model.start_decoding(*model.encode(*batch)))
-    selected_BLV, _ = model.decode(tokens_BL[rows, 3:], cache.select(rows))
+    selected_BLV, _ = model.decode(tokens_BL[rows, 3:], cache.select(rows, rows))
     whole_BLV, _ = model.decode(tokens_BL[:, 3:], cache)
     close(selected_BLV, whole_BLV[rows])
+
+
+def test_hypotheses_of_one_utterance_share_its_memory(make_model: MakeModel) -> None:
+    model, batch = make_model(), draw_batch()
+    utterances, hypotheses = torch.tensor([1, 3]), torch.tensor([1, 1, 3, 3])
+    tokens_BL = draw_tokens(len(hypotheses))
+    memory_BMD, mask_BM = model.encode(*batch)
+    apart_BLV, _ = model.decode(tokens_BL, model.start_decoding(memory_BMD[hypotheses], mask_BM[hypotheses]))
+    shared = model.start_decoding(memory_BMD, mask_BM).select(hypotheses, utterances)
+    begin_BLV, shared = model.decode(tokens_BL[:, :3], shared)
+    swapped = torch.tensor([1, 0, 3, 2])
+    end_BLV, _ = model.decode(tokens_BL[swapped, 3:], shared.select(swapped))
+    close(begin_BLV, apart_BLV[:, :3])
+    close(end_BLV, apart_BLV[swapped, 3:])
 
 
 @pytest.mark.parametrize("shape", ["self", "causal", "padded"])

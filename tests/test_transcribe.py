@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from speechformer import DecodingConfig, Transcriber
-from speechformer.audio import SAMPLE_RATE_HZ
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.checkpoint import Checkpoint
-from speechformer.errors import CheckpointError
+from speechformer.errors import AudioError, CheckpointError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import Tokenizer
-from speechformer.transcribe import MAX_SPAN_S
+from speechformer.transcribe import MAX_SPAN_S, Precision
 from tests.conftest import spoken
 
 
@@ -80,8 +80,10 @@ def test_inside_a_command_set_there_is_a_command_of_it_or_a_refusal(
     assert one.command.status == "no_speech"
 
 
-def test_a_command_is_the_same_alone_and_among_others(transcriber: Transcriber) -> None:
-    chosen = Transcriber(transcriber.checkpoint, commands=Grammar.parse("go\nstop now\nleft", is_yaml=False))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_command_is_the_same_alone_and_among_others(transcriber: Transcriber, precision: Precision) -> None:
+    grammar = Grammar.parse("go\nstop now\nleft", is_yaml=False)
+    chosen = Transcriber(transcriber.checkpoint, commands=grammar, precision=precision)
     waveforms = [spoken("go"), np.tile(spoken("left"), 3), spoken("stop")[:4000]]
     together = [one.command for one in chosen.transcribe_waveforms(waveforms, "abc")]
     alone = [chosen.transcribe((SAMPLE_RATE_HZ, waveform_N)).command for waveform_N in waveforms]
@@ -90,7 +92,47 @@ def test_a_command_is_the_same_alone_and_among_others(transcriber: Transcriber) 
         assert other is not None
         assert (one.status, one.heard) == (other.status, other.heard)
         assert [a.text for a in one.alternatives] == [a.text for a in other.alternatives]
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5 if precision == "fp32" else 0.01)
+
+
+def test_lower_precision_leaves_the_model_as_it_is_and_computes_nearly_the_same(transcriber: Transcriber) -> None:
+    import torch
+
+    full, low = (Transcriber(transcriber.checkpoint, precision=precision) for precision in ("fp32", "bf16"))
+    assert full.model is transcriber.checkpoint.model
+    assert {weight.dtype for weight in full.model.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in low.model.parameters()} == {torch.bfloat16}
+    assert low.model.rotary is not None
+    assert low.model.rotary.frequency.dtype == torch.float32
+    logits = []
+    for model in (full.model, low.model):
+        features_BTC = torch.randn(1, 50, 40, generator=torch.Generator().manual_seed(0))
+        memory_BMD, _ = model.encode(features_BTC, torch.tensor([50]))
+        logits.append(model.ctc_logits(memory_BMD).float())
+    assert 0 < (logits[0] - logits[1]).abs().mean() < 0.02 * logits[0].abs().mean()
+
+
+def test_files_are_transcribed_in_order_and_bad_ones_are_named(transcriber: Transcriber, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.wav" for i in range(4)]
+    for path in (paths[0], paths[3]):
+        write_wav(path, spoken("go"))
+    paths[1].write_bytes(b"no sound")
+    numbers: list[int] = []
+
+    def change(waveform_N: Waveform, number: int) -> Waveform:
+        numbers.append(number)
+        return np.zeros(0, np.float32) if number == 3 else waveform_N
+
+    first, second, third, fourth = transcriber.transcribe_files(paths, change)
+    assert isinstance(second, AudioError)
+    assert isinstance(third, AudioError)
+    assert str(paths[1]) in str(second)
+    assert numbers == [0, 3]
+    assert not isinstance(first, AudioError)
+    assert not isinstance(fourth, AudioError)
+    assert (first.name, fourth.name) == (str(paths[0]), str(paths[3]))
+    assert first.text == transcriber.transcribe(paths[0]).text
+    assert fourth.duration_s == 0
 
 
 def test_without_a_command_set_there_is_no_command(transcriber: Transcriber) -> None:

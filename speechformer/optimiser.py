@@ -1,0 +1,53 @@
+"""How weights move: Muon for the matrices of the layers, AdamW for everything else.
+
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes each matrix's step orthogonal, so that every
+direction learns alike, not only those with large gradients. Embeddings, what reads the sound, the CTC head, norms
+and biases are not maps from hidden units to hidden units and stay with AdamW (Loshchilov and Hutter 2019).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from speechformer.model import SpeechTransformer
+
+
+class Optimiser:
+    """Both optimisers, stepped as one. Only the matrices are decayed.
+
+    Muon's steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, equation 4), so one learning
+    rate serves both.
+    """
+
+    def __init__(self, model: SpeechTransformer, lr: float, weight_decay: float) -> None:
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        for name, weight in model.named_parameters():
+            (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
+        self.parts: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        )
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self, lr: float) -> None:
+        """Move the weights at a learning rate."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered between steps."""
+        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned. Raises KeyError or ValueError where it is of another optimiser."""
+        for i, part in enumerate(self.parts):
+            part.load_state_dict(state[str(i)])
