@@ -56,7 +56,9 @@ def compile_commands(text: str, is_yaml: bool, name: str) -> Grammar:
 
 @lru_cache(N_KEPT)
 def _listen_for(transcriber: Transcriber, grammar: Grammar) -> Transcriber:
-    return Transcriber(transcriber.checkpoint, transcriber.decoding, transcriber.device, grammar, transcriber.precision)
+    return Transcriber(
+        transcriber.checkpoint, device=transcriber.device, commands=grammar, precision=transcriber.precision
+    )
 
 
 def listen_for(transcriber: Transcriber, text: str, name: str) -> Transcriber:

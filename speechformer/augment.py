@@ -25,7 +25,10 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit."""
+    """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit.
+
+    `babble` is the share of the noises that is made of so many voices of others.
+    """
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
     trim: float = 0.25
@@ -35,6 +38,10 @@ class AugmentConfig:
     room: float = 0.3
     noise: float = 0.5
     snr_db: tuple[float, float] = (0.0, 30.0)
+    babble: float = 0.1
+    babble_voices: tuple[int, int] = (3, 8)
+    clip: float = 0.03
+    mu_law: float = 0.03
     gain_db: tuple[float, float] = (-30.0, 0.0)
     band_limit: float = 0.15
     band_hz: tuple[float, float] = (3400.0, 7500.0)
@@ -46,10 +53,11 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class Sounds:
-    """Noises (16-bit samples) and impulse responses (`waveform_N`) to draw from; either can be empty."""
+    """Noises (16-bit samples), impulse responses (`waveform_N`) and speech (16-bit) to draw from; all can be empty."""
 
     noises: Sequence[npt.NDArray[np.int16]] = ()
     rooms: Sequence[Waveform] = ()
+    voices: Sequence[npt.NDArray[np.int16]] = ()
 
 
 @cache
@@ -87,6 +95,27 @@ def add_noise(waveform_N: Waveform, noise_N: Waveform, snr_db: float) -> Wavefor
     return waveform_N + np.float32(scale) * noise_N
 
 
+def make_babble(
+    voices: Sequence[npt.NDArray[np.int16]], n_voices: int, n_samples: int, draw: np.random.Generator
+) -> Waveform:
+    """Let voices talk at once, all equally loud: the noise of a café."""
+    chosen = (crop(voices[int(draw.integers(len(voices)))], n_samples, draw) for _ in range(n_voices))
+    return np.asarray(sum(one_N / max(_rms(one_N), 1e-4) for one_N in chosen), np.float32)
+
+
+def clip_peaks(waveform_N: Waveform, share: float) -> Waveform:
+    """Cut off what is louder than a share of the peak, as an overdriven microphone does."""
+    limit = share * float(np.abs(waveform_N).max(initial=0.0))
+    return waveform_N.clip(-limit, limit)
+
+
+def compress_mu_law(waveform_N: Waveform) -> Waveform:
+    """Go through the 8 bits of μ-law telephony (ITU-T G.711) at the level that it is made for."""
+    peak = max(float(np.abs(waveform_N).max(initial=0.0)), 1e-6)
+    codes_N = torchaudio.functional.mu_law_encoding(torch.from_numpy(waveform_N / np.float32(peak)), 256)
+    return np.asarray(torchaudio.functional.mu_law_decoding(codes_N, 256).numpy() * peak, np.float32)
+
+
 def limit_band(waveform_N: Waveform, cutoff_hz: float) -> Waveform:
     """Take away what lies above `cutoff_hz`, as telephones and cheap microphones do."""
     sections = scipy.signal.butter(6, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos").astype(np.float32)
@@ -108,7 +137,7 @@ def crop(noise_N: Waveform | npt.NDArray[np.int16], n_samples: int, draw: np.ran
 def augment_waveform(
     waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator
 ) -> Waveform:
-    """Draw and apply a speed, tight or wide ends, a room, a band limit, a noise and a level, in that order."""
+    """Draw and apply, in this order, a speed, tight or wide ends, a room, a band limit, a noise, a channel, a level."""
     if not len(waveform_N):
         return waveform_N
     waveform_N = change_speed(waveform_N, float(draw.choice(config.speeds)))
@@ -122,8 +151,16 @@ def augment_waveform(
     if draw.random() < config.band_limit:
         waveform_N = limit_band(waveform_N, draw.uniform(*config.band_hz))
     if len(sounds.noises) and draw.random() < config.noise:
-        noise_N = crop(sounds.noises[int(draw.integers(len(sounds.noises)))], len(waveform_N), draw)
+        if len(sounds.voices) and draw.random() < config.babble:
+            n_voices = int(draw.integers(config.babble_voices[0], config.babble_voices[1] + 1))
+            noise_N = make_babble(sounds.voices, n_voices, len(waveform_N), draw)
+        else:
+            noise_N = crop(sounds.noises[int(draw.integers(len(sounds.noises)))], len(waveform_N), draw)
         waveform_N = add_noise(waveform_N, noise_N, draw.uniform(*config.snr_db))
+    if draw.random() < config.clip:
+        waveform_N = clip_peaks(waveform_N, draw.uniform(0.2, 0.8))
+    if draw.random() < config.mu_law:
+        waveform_N = compress_mu_law(waveform_N)
     # A recording is never without any hiss; without it, the pads would be a digital silence of their own kind.
     hiss_N = draw.standard_normal(len(waveform_N), np.float32)
     waveform_N = add_noise(waveform_N, hiss_N, draw.uniform(40, 70))

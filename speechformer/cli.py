@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model folder or name (commands-en)")
     parser.add_argument("--commands", type=Path, metavar="FILE", help="command set: YAML templates, or a phrase a line")
-    parser.add_argument("--beam", type=_positive, default=1, help="hypotheses kept while searching (1: greedy)")
+    parser.add_argument(
+        "--beam", type=_positive, help="hypotheses kept while searching (4; 1 is greedy; at least 8 with --commands)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is the faster"
@@ -149,7 +151,7 @@ def _load(args: argparse.Namespace) -> Transcriber:
     from speechformer.decoding import DecodingConfig
     from speechformer.transcribe import Transcriber
 
-    decoding = DecodingConfig(beam=args.beam)
+    decoding = DecodingConfig(beam=args.beam) if args.beam else None
     return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision)
 
 

@@ -35,7 +35,8 @@ class DataConfig:
     """Where the manifests are and how utterances are drawn from them.
 
     `train` and `dev` are folders of manifests, one a corpus; files whose names begin with `_` are sounds.
-    `weights` says how often an epoch sees each utterance of a corpus (1 where it is not named).
+    `weights` says how often an epoch sees each utterance of a corpus (1 where it is not named). `phrase_share` of the
+    utterances shorter than `phrase_part_s` begin a phrase: two to five of them with pauses of up to `pause_s` between.
     """
 
     train: Path = Path("data/train")
@@ -44,6 +45,8 @@ class DataConfig:
     max_s: float = 16.0
     batch_s: float = 90.0
     phrase_share: float = 0.3
+    phrase_part_s: float = 4.0
+    pause_s: float = 0.6
     noise_share: float = 0.02
     n_workers: int = 1
 
@@ -194,7 +197,8 @@ class TrainingSet(Dataset[Batch]):
         self.store = WaveformStore(self.rows, cache)
         sounds = read_folder(config.train, sounds=True)
         noises = WaveformStore(sounds.get("noise", []), cache).views()
-        self.sounds = Sounds(noises, WaveformStore(sounds.get("rir", []), cache).waveforms())
+        rooms = WaveformStore(sounds.get("rir", []), cache).waveforms()
+        self.sounds = Sounds(noises, rooms, voices=self.store.views())
         self.tokens = [tokenizer.encode(row["text"]) for row in self.rows]
         self.plans: dict[int, list[list[Item]]] = {}
 
@@ -211,15 +215,16 @@ class TrainingSet(Dataset[Batch]):
         return self.plans[epoch]
 
     def _phrases(self, rows: list[int], draw: np.random.Generator) -> list[Item]:
-        # Single words outnumber sentences; some are strung into phrases of two to five.
+        # Single words outnumber sentences, and people pause: some utterances are strung into phrases.
         items: list[Item] = []
         phrase: list[int] = []
         wanted = 0
         for row in rows:
-            if self.store.seconds(row) < 2.0 and (phrase or draw.random() < self.config.phrase_share):
+            short = self.store.seconds(row) < self.config.phrase_part_s
+            if short and (phrase or draw.random() < self.config.phrase_share):
                 wanted = wanted if phrase else int(draw.integers(2, 6))
                 phrase.append(row)
-                if len(phrase) == wanted:
+                if len(phrase) == wanted or self._seconds((*phrase, row)) > self.config.max_s:
                     items.append(tuple(phrase))
                     phrase = []
             else:
@@ -227,7 +232,8 @@ class TrainingSet(Dataset[Batch]):
         return items + [(row,) for row in phrase]
 
     def _seconds(self, item: Item) -> float:
-        return sum(map(self.store.seconds, item)) + 0.3 * len(item) if item else 2.0
+        pauses = 0.3 + self.config.pause_s / 2 * (len(item) - 1)
+        return sum(map(self.store.seconds, item)) + pauses if item else 2.0
 
     def _bucket(self, items: list[Item], draw: np.random.Generator) -> list[list[Item]]:
         seconds = np.array([self._seconds(item) for item in items])
@@ -263,9 +269,10 @@ class TrainingSet(Dataset[Batch]):
         parts = []
         for row in item:
             waveform_N = self.store[row]
-            # Speakers of one phrase are brought to one level, with a pause of up to 0.3 s between words.
+            # Speakers of one phrase are brought to one level.
             level = float(np.sqrt(np.mean(np.square(waveform_N)))) + 1e-6
-            parts += [waveform_N * np.float32(0.05 / level), np.zeros(int(draw.uniform(0, 4800)), np.float32)]
+            pause = int(draw.uniform(0, self.config.pause_s) * SAMPLE_RATE_HZ)
+            parts += [waveform_N * np.float32(0.05 / level), np.zeros(pause, np.float32)]
         return np.concatenate(parts[:-1])
 
     def _noise(self, draw: np.random.Generator) -> Waveform:

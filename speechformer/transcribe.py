@@ -36,6 +36,7 @@ from speechformer.transcript import Alternative, Command, Segment, Status, Trans
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH_S = 60.0
 GROUP = 32  # files read and decoded together
+BEAM = 4
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
@@ -62,7 +63,8 @@ class Transcriber:
         self.checkpoint, self.device, self.precision = checkpoint, device, precision
         fast = precision == "auto" and has_fast_bfloat16(device)
         self.model = in_bfloat16(checkpoint.model) if fast or precision == "bf16" else checkpoint.model
-        self.decoding = decoding or DecodingConfig()
+        # Beside the search inside a command set, the free one only has to say how well anything else would fit.
+        self.decoding = decoding or DecodingConfig(beam=1 if commands else BEAM)
         if commands is not None and not isinstance(commands, Grammar):
             commands = Grammar.load(commands)
         self.commands = TokenAutomaton(commands, checkpoint.tokenizer) if commands else None

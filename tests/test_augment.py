@@ -16,8 +16,11 @@ from speechformer.augment import (
     add_room,
     augment_waveform,
     change_speed,
+    clip_peaks,
+    compress_mu_law,
     crop,
     limit_band,
+    make_babble,
     mask_mel,
     trim_silence,
 )
@@ -145,6 +148,38 @@ SOUNDS = Sounds(
     [(3000 * hiss(seed=5)).astype(np.int16)], [hiss(800, seed=6) * np.linspace(1, 0, 800, dtype=np.float32)]
 )
 EVERYTHING = AugmentConfig(room=1, noise=1, band_limit=1)
+
+
+def test_babble_is_of_so_many_equally_loud_voices() -> None:
+    draw = np.random.default_rng(0)
+    voices = [(level * tone(hertz)).astype(np.int16) for level, hertz in ((20_000, 300), (1_000, 700), (5_000, 1_500))]
+    babble_N = make_babble(voices, 40, RATE_HZ, draw)
+    power_F = np.abs(np.fft.rfft(babble_N)) ** 2
+    shares = [power_F[hertz - 5 : hertz + 6].sum() / power_F.sum() for hertz in (300, 700, 1_500)]
+    assert sum(shares) == pytest.approx(1, abs=0.01)
+    assert min(shares) > 0.02
+    assert rms(make_babble(voices, 1, RATE_HZ, draw)) == pytest.approx(1, rel=0.01)
+    assert np.isfinite(make_babble([np.zeros(100, np.int16)], 3, 400, draw)).all()
+
+
+def test_babble_has_the_share_of_the_noises_that_is_set() -> None:
+    sounds = Sounds(SOUNDS.noises, (), [np.full(1000, 1000, np.int16)])  # a voice that is a constant
+    draw, config = np.random.default_rng(0), AugmentConfig(noise=1, babble=0.3, snr_db=(-40, -40), clip=0, mu_law=0)
+    made = [augment_waveform(tone(500, 800), config, sounds, draw)[400:] for _ in range(300)]
+    constant = [abs(waveform_N.mean()) > 0.9 * rms(waveform_N) for waveform_N in made]
+    assert np.mean(constant) == pytest.approx(0.3, abs=0.08)
+
+
+def test_clipping_and_mu_law_do_to_a_tone_what_they_are_said_to() -> None:
+    tone_N = tone(500)
+    clipped_N = clip_peaks(tone_N, 0.4)
+    assert np.abs(clipped_N).max() == pytest.approx(0.2, abs=1e-3)
+    assert (clipped_N[np.abs(tone_N) < 0.19] == tone_N[np.abs(tone_N) < 0.19]).all()
+    for level in (1.0, 1e-3):
+        companded_N = compress_mu_law(np.float32(level) * tone_N)
+        error_db = 20 * np.log10(rms(companded_N - level * tone_N) / rms(level * tone_N))
+        assert -42 < error_db < -34  # G.711: about 38 dB
+        assert len(np.unique(companded_N)) <= 256
 
 
 def test_augmentation_is_a_function_of_its_seed() -> None:

@@ -36,7 +36,7 @@ TRIALS = {
     "grid": OWN / "grid.yaml",
 }
 STRANGERS = (*TRIALS.values(), READY / "home.yaml", READY / "computer.yaml", READY / "letters.yaml")
-N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE = 400, 30, 4, 60
+N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE = 400, 30, 4, 120
 REFUSED = 0.04  # share of the right answers that may be refused
 Values = npt.NDArray[np.float64]
 
@@ -62,13 +62,15 @@ class Collector:
     def pick(self, rows: Sequence[Row], n: int) -> list[Row]:
         return [rows[int(i)] for i in self.draw.permutation(len(rows))[: round(self.share * n)]]
 
-    def noise(self, n_samples: int) -> Waveform:
-        return crop(self.noises[int(self.draw.integers(len(self.noises)))], n_samples, self.draw)
+    def noise(self, n_samples: int, number: int | None = None) -> Waveform:
+        """Return a stretch of a noise, of any one where no number is given."""
+        number = int(self.draw.integers(len(self.noises))) if number is None else number
+        return crop(self.noises[number], n_samples, self.draw)
 
     def waveform(self, row: Row) -> Waveform:
         """Load a recording, half of the time with noise; a row without a path is noise."""
         if not row["audio_filepath"]:
-            return self.noise(int(self.draw.uniform(1, 4) * SAMPLE_RATE_HZ))
+            return self.noise(int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), row["noise"])
         waveform_N = load_audio(row["audio_filepath"])
         if self.draw.random() < 0.5:
             return waveform_N
@@ -97,9 +99,8 @@ class Collector:
             half = [words[int(i)] for i in self.draw.permutation(len(words))[: len(words) // 2]]
             grammar = Grammar.parse("\n".join(half), is_yaml=False)
             yield from self.hear(grammar, self.pick(corpora["speech_commands"], N_COMMANDS // 2))
-        noise = [
-            {"audio_filepath": "", "text": "", "speaker": f"noise {i % 10}"} for i in range(round(self.share * N_NOISE))
-        ]
+        numbers = self.draw.permutation(len(self.noises))[: round(self.share * N_NOISE)].tolist()
+        noise = [{"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in numbers]
         for path in STRANGERS:
             others = [row for rows in corpora.values() for row in self.pick(rows, N_OTHERS)]
             yield from self.hear(Grammar.load(path), [*others, *noise])
