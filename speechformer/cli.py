@@ -8,26 +8,29 @@ that needs them, so `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechformer import __version__
-from speechformer.errors import AudioError, SpeechformerError
+from speechformer.errors import AudioError, OutputError, SpeechformerError
 
 if TYPE_CHECKING:
     from speechformer.audio import Waveform
+    from speechformer.batch import Done, Input
     from speechformer.error_report import Heard
     from speechformer.transcribe import Transcriber
-    from speechformer.transcript import Transcript
 
 Result = TypeVar("Result")
 Change = Callable[["Waveform", int], "Waveform"]
 DONE, SOME_FAILED, USAGE, NONE_DONE, INTERRUPTED = 0, 1, 2, 3, 130
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
+FORMATS = ("txt", "json", "jsonl", "csv", "tsv", "srt", "vtt")  # those of speechformer.formats
 SHORT = 32  # so many files need no progress bar
+EVERY_S = 10.0  # between lines of progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if extras:
         args.overrides += extras
     command: Callable[[argparse.Namespace], int] = args.command
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names can be any bytes
     try:
         return command(args)
     except SpeechformerError as error:
@@ -106,12 +112,35 @@ def _positive(text: str) -> int:
     return value
 
 
+def _formats(text: str) -> list[str]:
+    forms = text.split(",")
+    for form in forms:
+        if form not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{form!r} is none of {', '.join(FORMATS)}")
+    return forms
+
+
 def _add_transcribe(commands: Any) -> None:
     parser = commands.add_parser("transcribe", help="write what is said in audio files")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="audio files, or folders of them")
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="audio files, folders, patterns, manifests (.jsonl), or - for stdin"
+    )
+    parser.add_argument("--from-file", type=Path, metavar="LIST", help="read more paths from a file, one a line")
+    parser.add_argument("--raw", action="store_true", help="stdin is 16-bit little-endian mono PCM, no WAV")
+    parser.add_argument("--rate", type=_positive, default=16_000, metavar="HZ", help="sample rate of --raw (16000)")
     _add_decoding(parser)
-    parser.add_argument("--format", choices=("txt", "json", "jsonl"), default="txt")
-    parser.add_argument("--output-dir", type=Path, help="write one file an input, folders mirrored")
+    parser.add_argument(
+        "--format", type=_formats, default=["txt"], metavar="FORMS", help=f"{', '.join(FORMATS)}; txt,srt for both"
+    )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--output-dir", type=Path, metavar="DIR", help="write files there, folders mirrored")
+    place.add_argument("--beside", action="store_true", help="write files beside the recordings")
+    standing = parser.add_mutually_exclusive_group()
+    standing.add_argument("--resume", action="store_true", help="leave out what has its files already")
+    standing.add_argument("--overwrite", action="store_true", help="write files anew that stand already")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each input, JSON lines")
+    parser.add_argument("--threads", type=_positive, help="processor threads (all)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(command=_transcribe)
 
 
@@ -151,88 +180,117 @@ def _load(args: argparse.Namespace) -> Transcriber:
     from speechformer.decoding import DecodingConfig
     from speechformer.transcribe import Transcriber
 
+    if getattr(args, "threads", None):
+        import torch
+
+        torch.set_num_threads(args.threads)
     decoding = DecodingConfig(beam=args.beam) if args.beam else None
     return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    from speechformer.transcript import write, write_all, write_line
+    from speechformer import batch
 
-    inputs, n_failed = _find_inputs(args.paths)
-    outputs = _plan_outputs(inputs, args.output_dir, args.format) if args.output_dir else {}
-    transcriber = _load(args) if inputs else None
-    alone = len(args.paths) == 1 and not args.paths[0].is_dir()
-    n_done = 0
-    array: list[Transcript] = []
-    for result in _run(transcriber, [path for path, _ in inputs], "transcribing"):
-        if isinstance(result, AudioError):
-            _complain(result)
-            n_failed += 1
-            continue
-        n_done += 1
-        if args.output_dir:
-            _write_output(outputs[Path(result.name)], write(result, args.format))
-        elif args.format == "json" and not alone:
-            array.append(result)
-        else:
-            print(write_line(result, args.format, alone), end="", flush=True)
-    if array:
-        print(write_all(array), end="")
-    if n_failed and n_done:
-        _complain(f"{n_failed} of {n_failed + n_done} inputs could not be transcribed")
-    return DONE if not n_failed else SOME_FAILED if n_done else NONE_DONE
-
-
-def _find_inputs(paths: Iterable[Path]) -> tuple[list[tuple[Path, Path]], int]:
-    """Return (file, name to mirror) of every input, each once, and how many paths held nothing."""
-    inputs: dict[Path, Path] = {}
-    n_failed = 0
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-            if not found:
-                _complain(f"{path}: the folder holds no audio files; give another")
-                n_failed += 1
-            for file in found:
-                inputs.setdefault(file, file.relative_to(path))
-        else:
-            inputs.setdefault(path, Path(path.name))
-    return list(inputs.items()), n_failed
-
-
-def _plan_outputs(inputs: Iterable[tuple[Path, Path]], folder: Path, suffix: str) -> dict[Path, Path]:
-    sources: dict[Path, Path] = {}
-    for path, name in inputs:
-        output = folder / name.with_suffix(f".{suffix}")
-        first = sources.setdefault(output, path)
-        if first != path:
-            raise SpeechformerError(f"{first} and {path} would both be written to {output}; transcribe them apart")
-    return {path: output for output, path in sources.items()}
-
-
-def _write_output(path: Path, text: str) -> None:
+    if "-" in args.paths or args.raw:
+        return _transcribe_stdin(args)
+    paths = [*args.paths, *(batch.read_list(args.from_file) if args.from_file else ())]
+    if not paths:
+        raise SpeechformerError("nothing to transcribe; give a file, a folder, or --from-file LIST")
+    inputs, problems = batch.find_inputs(paths)
+    to_files = args.output_dir is not None or args.beside
+    if not to_files and (args.resume or args.overwrite or len(args.format) > 1):
+        raise SpeechformerError("--resume, --overwrite and several forms are for files; give --output-dir or --beside")
+    outputs = batch.plan_outputs(inputs, args.output_dir, args.format) if to_files else {}
+    results = [batch.Done("", "failed", error=problem) for problem in problems]
+    for problem in problems:
+        _complain(problem)
+    if args.resume:
+        there = [one for one in inputs if all(output.exists() for output in outputs[one.path])]
+        results += [batch.Done(str(one.path), "skipped", tuple(map(str, outputs[one.path]))) for one in there]
+        inputs = [one for one in inputs if one not in there]
+    elif not args.overwrite:
+        batch.check_outputs(outputs)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(text, "utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise SpeechformerError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        _transcribe_inputs(args, inputs, outputs, results)
+    except OutputError as error:  # the next one could not be written either
+        _complain(error)
+        results.append(batch.Done("", "failed", error=str(error)))
+    finally:
+        if args.report:
+            batch.write_report(args.report, results)
+    n_failed = sum(one.status == "failed" for one in results)
+    if n_failed and n_failed < len(results):
+        _complain(f"{n_failed} of {len(results)} inputs could not be transcribed")
+    return DONE if not n_failed else SOME_FAILED if n_failed < len(results) else NONE_DONE
 
 
-def _run(transcriber: Transcriber | None, paths: Sequence[Path], what: str) -> Iterator[Transcript | AudioError]:
-    if transcriber is not None:
-        yield from _progress(transcriber.transcribe_files(paths), what, len(paths))
+def _transcribe_inputs(
+    args: argparse.Namespace, inputs: Sequence[Input], outputs: dict[Path, tuple[Path, ...]], results: list[Done]
+) -> None:
+    """Transcribe every input, write it where it belongs, and add what became of it to the results."""
+    from speechformer.batch import Done, write_file
+    from speechformer.formats import SUBTITLES, Printer, write
+
+    alone = len(args.paths) == 1 == len(inputs) and not args.from_file and not Path(args.paths[0]).is_dir()
+    if not outputs and args.format[0] in SUBTITLES and not alone:
+        raise SpeechformerError(f"{args.format[0]} holds one recording; give --output-dir or --beside for several")
+    printer = Printer(sys.stdout, args.format[0], alone)
+    transcripts = _load(args).transcribe_files([one.path for one in inputs]) if inputs else iter(())
+    try:
+        for one, result in zip(inputs, _progress(transcripts, "transcribing", len(inputs), args.quiet), strict=True):
+            if isinstance(result, AudioError):
+                _complain(result)
+                results.append(Done(str(one.path), "failed", error=str(result)))
+                continue
+            for output in outputs.get(one.path, ()):
+                write_file(output, write(result, output.suffix[1:]))
+            if not outputs:
+                printer.add(result)
+            results.append(Done(str(one.path), "done", tuple(map(str, outputs.get(one.path, ()))), result.duration_s))
+    finally:
+        printer.close()
 
 
-def _progress(results: Iterable[Result], what: str, total: int) -> Iterable[Result]:
-    """Show a bar on a terminal while many results come in."""
-    if total <= SHORT or not sys.stderr.isatty():
+def _transcribe_stdin(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from speechformer.audio import load_audio
+    from speechformer.formats import Printer
+
+    if args.paths not in (["-"], []) or args.from_file or args.output_dir or args.beside or len(args.format) > 1:
+        raise SpeechformerError("stdin is one recording, written to stdout in one form; give nothing beside -")
+    sound = sys.stdin.buffer.read()
+    try:
+        samples = np.frombuffer(sound[: len(sound) // 2 * 2], "<i2")
+        waveform_N = load_audio((args.rate, samples) if args.raw else sound)
+    except AudioError as error:
+        _complain(f"stdin: {str(error).partition(': ')[2]}")
+        return NONE_DONE
+    printer = Printer(sys.stdout, args.format[0], alone=True)
+    printer.add(_load(args).transcribe_waveforms([waveform_N], ["-"])[0])
+    return DONE
+
+
+def _progress(results: Iterable[Result], what: str, total: int, quiet: bool = False) -> Iterable[Result]:
+    """Show how far it is while many results come in: a bar on a terminal, a line now and then elsewhere."""
+    if total <= SHORT or quiet:
         return results
+    if not sys.stderr.isatty():
+        return _told(results, what, total)
     from rich.console import Console
     from rich.progress import track
 
     return track(results, what, total, console=Console(stderr=True), transient=True)
+
+
+def _told(results: Iterable[Result], what: str, total: int) -> Iterator[Result]:
+    started = said = time.monotonic()
+    for n, result in enumerate(results, 1):
+        yield result
+        if time.monotonic() - said > EVERY_S:
+            said = time.monotonic()
+            left = (total - n) * (said - started) / n
+            print(f"{what}: {n} of {total}, {n / (said - started):.1f} a second, {left:.0f} s left", file=sys.stderr)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -244,6 +302,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _conditions(args: argparse.Namespace) -> Iterator[tuple[float | None, Change | None]]:
     """Yield the recordings as they are, then each ratio of speech to noise with what mixes it in."""
+    from speechformer.batch import AUDIO_SUFFIXES
     from speechformer.trial import Noises
 
     noises = Noises(args.noise, AUDIO_SUFFIXES, args.seed) if args.noise else None

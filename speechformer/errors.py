@@ -3,6 +3,7 @@
 SpeechformerError
 ├── ConfigError        an unknown key, a value of the wrong type, a file that is not YAML
 ├── AudioError         a file that is missing, empty, truncated, or not audio
+├── OutputError        a file that cannot be written
 ├── ManifestError      a manifest line that is not JSON or lacks a field
 ├── GrammarError       a command file with a mistake: file, line and column
 ├── CheckpointError    a model folder with a part missing, damaged, or of a newer format
@@ -23,6 +24,10 @@ class ConfigError(SpeechformerError):
 
 class AudioError(SpeechformerError):
     """Audio cannot be read or is not fit to transcribe."""
+
+
+class OutputError(SpeechformerError):
+    """A result cannot be written."""
 
 
 class ManifestError(SpeechformerError):

@@ -1,14 +1,9 @@
-"""What was said, and the forms it is written in."""
+"""What was said: segments, commands, and what is known of them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
-
-Format = Literal["txt", "json", "jsonl"]
-
 
 Status = Literal["accepted", "unsure", "not_a_command", "no_speech"]
 Slots = dict[str, str | int | float | bool]
@@ -101,31 +96,6 @@ class Transcript:
                 best = self.command.alternatives[0]
                 plain |= {"intent": best.intent, "slots": best.slots}
         return plain
-
-
-def write(transcript: Transcript, form: Format) -> str:
-    """Return a transcript as a file of its own would hold it."""
-    if form == "txt":
-        return _plain_text(transcript) + "\n"
-    return json.dumps(transcript.to_dict(), ensure_ascii=False, indent=2 if form == "json" else None) + "\n"
-
-
-def write_line(transcript: Transcript, form: Format, alone: bool) -> str:
-    """Return a transcript as it stands among others on the screen; a text that is `alone` needs no name."""
-    if form == "txt":
-        lines = _plain_text(transcript).split("\n")
-        return "".join(f"{line}\n" if alone else f"{transcript.name}: {line}\n" for line in lines)
-    return write(transcript, form)
-
-
-def write_all(transcripts: Sequence[Transcript]) -> str:
-    """Return transcripts as one JSON array."""
-    return json.dumps([one.to_dict() for one in transcripts], ensure_ascii=False, indent=2) + "\n"
-
-
-def _plain_text(transcript: Transcript) -> str:
-    commands = [segment.command for segment in transcript.segments if segment.command]
-    return "\n".join(map(str, commands)) if commands else transcript.text
 
 
 def _rounded(value: Any) -> Any:

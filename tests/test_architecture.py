@@ -11,9 +11,10 @@ import speechformer
 
 PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
-    "errors", "config", "audio", "metrics", "error_report", "transcript", "features", "augment", "tokenizer",
+    "errors", "config", "audio", "metrics", "error_report", "transcript", "formats", "features", "augment", "tokenizer",
     "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "confidence",
-    "checkpoint", "data", "transcribe", "trial", "world", "evaluation", "optimiser", "training", "inspect", "cli",
+    "checkpoint", "data", "transcribe", "batch", "trial", "world", "evaluation", "optimiser", "training", "inspect",
+    "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)

@@ -1,6 +1,8 @@
 """The command line: what is printed, what is written, and the exit status, for good input and bad."""
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -103,11 +105,108 @@ def test_output_dir_mirrors_folders(run: Run, tmp_path: Path) -> None:
 
 
 def test_two_inputs_never_share_an_output(run: Run, wav: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     soundfile.write(tmp_path / "good.flac", spoken("go"), SAMPLE_RATE_HZ)
-    status, _, errors = run("transcribe", wav, tmp_path / "good.flac", "--output-dir", tmp_path / "out")
+    assert run("transcribe", wav, tmp_path / "good.flac", "--output-dir", out)[0] == DONE
+    assert sorted(path.name for path in out.iterdir()) == ["good.flac.txt", "good.wav.txt"]
+    (tmp_path / "more").mkdir()
+    write_wav(tmp_path / "more" / "good.wav", spoken("stop"))
+    status, _, errors = run("transcribe", wav, tmp_path / "more" / "good.wav", "--output-dir", tmp_path / "other")
     assert status == USAGE
     assert "both be written" in errors
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "other").exists()
+
+
+def test_several_forms_are_written_beside_the_recording_and_never_over_another(
+    run: Run, wav: Path, tmp_path: Path
+) -> None:
+    arguments = ("transcribe", wav, "--beside", "--format", "txt,json,srt")
+    assert run(*arguments)[:2] == (DONE, "")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["good.json", "good.srt", "good.txt", "good.wav"]
+    (tmp_path / "good.txt").write_text("mine\n")
+    status, _, errors = run(*arguments)
+    assert status == USAGE
+    assert f"{tmp_path / 'good.txt'} and 2 more: stands already" in errors
+    assert run(*arguments, "--resume")[0] == DONE
+    assert (tmp_path / "good.txt").read_text() == "mine\n"
+    assert run(*arguments, "--overwrite")[0] == DONE
+    assert (tmp_path / "good.txt").read_text() != "mine\n"
+
+
+def test_a_batch_that_was_cut_off_goes_on_and_reports_every_input(run: Run, wav: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_text("no sound")
+    write_wav(tmp_path / "new.wav", spoken("stop"))
+    out, report = tmp_path / "out", tmp_path / "report.jsonl"
+    assert run("transcribe", wav, "--output-dir", out)[0] == DONE
+    before = (out / "good.txt").stat().st_mtime_ns
+    status, _, errors = run("transcribe", tmp_path, "--output-dir", out, "--resume", "--report", report)
+    assert status == SOME_FAILED
+    assert "1 of 3 inputs" in errors
+    assert (out / "good.txt").stat().st_mtime_ns == before
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    assert {Path(row["path"]).name: row["status"] for row in rows} == {
+        "good.wav": "skipped", "bad.wav": "failed", "new.wav": "done",
+    }  # fmt: skip
+    assert [row["outputs"] for row in rows if row["status"] == "done"] == [[str(out / "new.txt")]]
+    assert "not audio" in next(row["error"] for row in rows if row["status"] == "failed")
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(run: Run, wav: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file, no folder")
+    status, _, errors = run("transcribe", wav, "--output-dir", tmp_path / "out")
+    assert status == NONE_DONE
+    assert errors.count("\n") == 1
+    assert "cannot be written" in errors
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_recording_is_read_from_stdin(run: Run, wav: Path, monkeypatch: pytest.MonkeyPatch, raw: bool) -> None:
+    samples, rate_hz = soundfile.read(wav, dtype="int16")
+    sound = samples.tobytes() if raw else wav.read_bytes()
+    expected = run("transcribe", wav)[1]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sound)))
+    arguments = ("--raw", "--rate", rate_hz) if raw else ("-",)
+    assert run("transcribe", *arguments) == (DONE, expected, "")
+
+
+@pytest.mark.parametrize("sound", [b"", b"no sound"])
+def test_stdin_that_is_no_recording_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch, sound: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sound)))
+    status, out, errors = run("transcribe", "-")
+    assert (status, out) == (NONE_DONE, "")
+    assert errors.startswith("speechformer: stdin: ")
+    assert errors.count("\n") == 1
+
+
+def test_a_name_of_any_bytes_is_transcribed(run: Run, wav: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff\nname.wav"))
+    try:
+        odd.write_bytes(wav.read_bytes())
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    status, out, _ = run("transcribe", tmp_path, "--format", "jsonl")
+    assert status == DONE
+    assert len(out.splitlines()) == 2
+    assert run("transcribe", odd, "--output-dir", tmp_path / "out", "--report", tmp_path / "r.jsonl")[0] == DONE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "nothing to transcribe"),
+        (("x.wav", "--resume"), "are for files"),
+        (("x.wav", "--format", "txt,json"), "are for files"),
+        (("x.wav", "y.wav", "--format", "srt"), "holds one recording"),
+        (("-", "x.wav"), "stdin is one recording"),
+        (("--from-file", "gone.txt"), "the list cannot be read"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(run: Run, arguments: tuple[str, ...], problem: str) -> None:
+    status, out, errors = run("transcribe", *arguments)
+    assert (status, out) == (USAGE, "")
+    assert problem in errors
+    assert errors.count("\n") == 1
 
 
 BAD_KINDS = ("missing", "empty", "no_samples", "text", "not_numbers", "header", "cut")
