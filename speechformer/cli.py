@@ -185,7 +185,8 @@ def _load(args: argparse.Namespace) -> Transcriber:
 
         torch.set_num_threads(args.threads)
     decoding = DecodingConfig(beam=args.beam) if args.beam else None
-    return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision)
+    word_times = args.command is _transcribe and bool({"json", "jsonl"} & set(args.format))
+    return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision, word_times)
 
 
 def _transcribe(args: argparse.Namespace) -> int:

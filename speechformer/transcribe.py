@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from speechformer.alignment import Span, align, confidence, seconds, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, segment
 from speechformer.automaton import TokenAutomaton
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
@@ -31,7 +32,7 @@ from speechformer.features import FRAMES_PER_S, collate, extract
 from speechformer.grammar import Grammar, Interpretation
 from speechformer.model import has_fast_bfloat16, in_bfloat16
 from speechformer.tokenizer import PAD as BLANK
-from speechformer.transcript import Alternative, Command, Segment, Status, Transcript
+from speechformer.transcript import Alternative, Command, Segment, Status, Transcript, Word
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH_S = 60.0
@@ -41,14 +42,27 @@ COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Grammar | str | os.PathLike[str]
-Heard = tuple[str, float, Command | None]
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+NOTHING = Hypothesis((), 0.0, ())
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was made of one piece of sound: the text, the hypothesis behind it, and the command."""
+
+    text: str = ""
+    hypothesis: Hypothesis = NOTHING
+    command: Command | None = None
+    words: tuple[Word, ...] = ()
 
 
 class Transcriber:
     """A loaded model, with or without a command set (a file, or a Grammar that was loaded).
 
-    It computes in float32, or in bfloat16 where the hardware is fast at that (`precision="auto"`).
+    It computes in float32, or in bfloat16 where the hardware is fast at that (`precision="auto"`). With `word_times`
+    segments have words.
     One can serve many threads: nothing is kept between calls but what was seen of the command set.
     """
 
@@ -59,7 +73,9 @@ class Transcriber:
         device: str = "cpu",
         commands: Commands | None = None,
         precision: Precision = "auto",
+        word_times: bool = False,
     ) -> None:
+        self.word_times = word_times
         self.checkpoint, self.device, self.precision = checkpoint, device, precision
         fast = precision == "auto" and has_fast_bfloat16(device)
         self.model = in_bfloat16(checkpoint.model) if fast or precision == "bf16" else checkpoint.model
@@ -77,12 +93,13 @@ class Transcriber:
         device: str = "cpu",
         commands: Commands | None = None,
         precision: Precision = "auto",
+        word_times: bool = False,
     ) -> Transcriber:
         """Load a shipped model by name, or a model folder; the default needs no network.
 
         Raises CheckpointError, naming the part of the folder that is missing or damaged.
         """
-        return cls(load_checkpoint(find_model(model), device), decoding, device, commands, precision)
+        return cls(load_checkpoint(find_model(model), device), decoding, device, commands, precision, word_times)
 
     def transcribe(self, source: AudioSource) -> Transcript:
         """Transcribe a path, bytes, an open binary file or a (rate, array) pair.
@@ -120,9 +137,14 @@ class Transcriber:
         ]
         heard = self._hear([waveforms[i][start:end] for i, start, end in places])
         segments: list[list[Segment]] = [[] for _ in waveforms]
-        for (i, start, end), (text, log_probability, command) in zip(places, heard, strict=True):
-            times = start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ
-            segments[i].append(Segment(text, *times, log_probability, command))
+        for (i, start, end), one in zip(places, heard, strict=True):
+            start_s, end_s = start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ
+            words = tuple(
+                replace(word, start_s=start_s + word.start_s, end_s=min(end_s, start_s + word.end_s))
+                for word in one.words
+            )
+            log_probability = one.hypothesis.log_probability
+            segments[i].append(Segment(one.text, start_s, end_s, log_probability, one.command, words))
         elapsed_s = time.perf_counter() - started
         return [
             Transcript(
@@ -138,7 +160,7 @@ class Transcriber:
     def _hear(self, pieces: Sequence[Waveform]) -> list[Heard]:
         """Return text, log probability and command of pieces that each fit the model."""
         nothing = Command("no_speech", 0.0, (), "", {"speech": 0.0}) if self.commands else None
-        heard: list[Heard] = [("", 0.0, nothing)] * len(pieces)
+        heard = [Heard(command=nothing)] * len(pieces)
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
         features = {i: extract(pieces[i], self.checkpoint.features) for i in audible}
         order = sorted((i for i in audible if len(features[i])), key=lambda i: len(features[i]))
@@ -159,21 +181,46 @@ class Transcriber:
             tasks.append(Task(config, self.commands))
         free, *others = search_together(model, memory_BMD, mask_BM, tasks)
         texts = [self.checkpoint.tokenizer.decode(one[0].tokens) for one in free]
+        log_probs_BMV = model.ctc_logits(memory_BMD).float().log_softmax(-1)
         if not others:
-            return [(text, one[0].log_probability, None) for text, one in zip(texts, free, strict=True)]
-        blank_BM = model.ctc_logits(memory_BMD).float().log_softmax(-1)[..., BLANK]
-        blanks = ((blank_BM * mask_BM).sum(1) / mask_BM.sum(1)).tolist()
+            found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
+        else:
+            blanks = ((log_probs_BMV[..., BLANK] * mask_BM).sum(1) / mask_BM.sum(1)).tolist()
+            found = [
+                self._command(hypotheses, one[0], text, blank)
+                for hypotheses, one, text, blank in zip(*others, free, texts, blanks, strict=True)
+            ]
+        if not self.word_times:
+            return found
+        lengths = mask_BM.sum(1).tolist()
         return [
-            self._command(hypotheses, one[0], text, blank)
-            for hypotheses, one, text, blank in zip(*others, free, texts, blanks, strict=True)
+            replace(one, words=self._words(one, log_probs_MV[:length]))
+            for one, log_probs_MV, length in zip(found, log_probs_BMV, lengths, strict=True)
         ]
+
+    def _words(self, heard: Heard, log_probs_MV: Tensor) -> tuple[Word, ...]:
+        """Say when the words of a text were said."""
+        tokens = heard.hypothesis.tokens if heard.text else ()
+        spans = align(log_probs_MV, tokens)
+        if not spans:
+            return ()
+        pieces, features = self.checkpoint.tokenizer.pieces(tokens), self.checkpoint.features
+        words = []
+        for group in word_groups(pieces):
+            whole = Span(spans[group[0]].first, spans[group[-1]].end)
+            start_s, end_s = seconds(whole, self.model.config, FRAMES_PER_S, features.edge_s)
+            sure = confidence([heard.hypothesis.token_log_probabilities[i] for i in group])
+            text = "".join(pieces[i] for i in group).replace("▁", "")
+            words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure))
+        return tuple(words)
 
     def _command(self, inside: Sequence[Hypothesis], free: Hypothesis, heard: str, blank: float) -> Heard:
         """Compare the grammar's hypotheses with the free one: accept the best, or say why not."""
         meanings = self._meanings(inside)
         if not meanings:
             status: Status = "not_a_command" if heard else "no_speech"
-            return "", 0.0, Command(status, 0.0, (), heard, {"speech": float(bool(heard)), "command": 0.0})
+            numbers = {"speech": float(bool(heard)), "command": 0.0}
+            return Heard(command=Command(status, 0.0, (), heard, numbers))
         best = meanings[0][0]
         text = self.checkpoint.tokenizer.decode(best.tokens)
         rival = meanings[1][0] if len(meanings) > 1 else None
@@ -186,7 +233,7 @@ class Transcriber:
         )
         numbers = {"speech": judgement.speech, "command": judgement.command, "right": judgement.right}
         command = Command(judgement.status, judgement.confidence, alternatives, heard, {**numbers, **asdict(evidence)})
-        return text if command.accepted else "", best.log_probability, command
+        return Heard(text if command.accepted else "", best, command)
 
     def _meanings(self, inside: Sequence[Hypothesis]) -> list[tuple[Hypothesis, Interpretation]]:
         """Return the best hypothesis of every meaning, best first."""

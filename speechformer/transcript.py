@@ -53,11 +53,22 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word, when it was said, and the probability of its tokens by the model; it is not calibrated."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of a recording and its text.
 
     `log_probability` is the joint log probability of the text given the sound; it is not calibrated. With a
-    command set, `command` is what became of it, and the text of a refused one is empty.
+    command set, `command` is what became of it, and the text of a refused one is empty. `words` are there if they
+    were asked for.
     """
 
     text: str
@@ -65,6 +76,7 @@ class Segment:
     end_s: float
     log_probability: float
     command: Command | None = None
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +100,9 @@ class Transcript:
         """Return plain values with times rounded to milliseconds; with a command set, its answer on top."""
         plain: dict[str, Any] = _rounded(asdict(self))
         for segment in plain["segments"]:
-            if segment["command"] is None:
-                del segment["command"]
+            for key in ("command", "words"):
+                if not segment[key]:
+                    del segment[key]
         if self.command:
             plain |= {"status": self.command.status, "confidence": round(self.command.confidence, 3)}
             if self.command.accepted:

@@ -12,9 +12,9 @@ import speechformer
 PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
     "errors", "config", "audio", "metrics", "error_report", "transcript", "formats", "features", "augment", "tokenizer",
-    "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "confidence",
-    "checkpoint", "data", "transcribe", "batch", "trial", "world", "evaluation", "optimiser", "training", "inspect",
-    "cli",
+    "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "alignment",
+    "confidence", "checkpoint", "data", "transcribe", "batch", "trial", "world", "evaluation", "optimiser", "training",
+    "inspect", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)

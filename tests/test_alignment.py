@@ -1,0 +1,81 @@
+"""Word times: spans from a certain CTC head, seconds from positions, and words of real pieces."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechformer import Transcriber
+from speechformer.alignment import Span, align, confidence, seconds, word_groups
+from speechformer.audio import SAMPLE_RATE_HZ, load_audio
+from speechformer.model import ModelConfig
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+def certain(path: tuple[int, ...]) -> torch.Tensor:
+    log_probs_MV = torch.full((len(path), 6), -20.0)
+    log_probs_MV[range(len(path)), path] = 0.0
+    return log_probs_MV.log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("path", "tokens", "spans"),
+    [
+        ((0, 4, 4, 0, 5, 0), (4, 5), [(1, 3), (4, 5)]),
+        ((4, 0, 4, 5, 5, 5), (4, 4, 5), [(0, 1), (2, 3), (3, 6)]),
+        ((5,), (5,), [(0, 1)]),
+    ],
+)
+def test_a_certain_path_gives_its_spans(
+    path: tuple[int, ...], tokens: tuple[int, ...], spans: list[tuple[int, int]]
+) -> None:
+    assert align(certain(path), tokens) == [Span(*span) for span in spans]
+
+
+@pytest.mark.parametrize(("path", "tokens"), [((4, 5), (4, 5, 4)), ((4, 4), (4, 4)), ((0, 0), ()), ((), (4,))])
+def test_what_does_not_fit_has_no_spans(path: tuple[int, ...], tokens: tuple[int, ...]) -> None:
+    log_probs_MV = certain(path) if path else torch.zeros(0, 6)
+    assert align(log_probs_MV, tokens) == []
+
+
+def test_positions_become_seconds_in_the_middle_of_their_windows() -> None:
+    config = ModelConfig(window_frames=12, stride_frames=4)
+    begin_s, end_s = seconds(Span(10, 12), config, 100.0, edge_s=0.0)
+    # Position 10 sees frames 32 … 43, their middle is at 0.38 s.
+    assert (begin_s, end_s) == pytest.approx((0.36, 0.44))
+    assert seconds(Span(10, 12), config, 100.0, edge_s=0.1) == pytest.approx((0.26, 0.34))
+
+
+def test_pieces_are_grouped_into_words() -> None:
+    assert word_groups(["▁turn", "▁o", "n", "▁", "the"]) == [[0], [1, 2], [3, 4]]
+    assert word_groups(["s", "▁", "▁go"]) == [[0], [2]]
+    assert word_groups([]) == []
+    assert confidence([math.log(0.5), math.log(0.8)]) == pytest.approx(0.4)
+
+
+def test_the_words_of_a_recording_have_their_places_in_it() -> None:
+    speech_N = load_audio(ASSETS / "seven-three-nine-two.wav")
+    transcriber = Transcriber.from_pretrained(word_times=True)
+    silence_N = np.zeros(2 * SAMPLE_RATE_HZ, np.float32)
+    plain, late = (
+        transcriber.transcribe((SAMPLE_RATE_HZ, waveform_N)).segments[0]
+        for waveform_N in (speech_N, np.concatenate([silence_N, speech_N, silence_N]))
+    )
+    assert " ".join(word.text for word in plain.words) == plain.text == late.text != ""
+    ends = [0.0, *(word.end_s for word in plain.words)]
+    for word, before_s in zip(plain.words, ends, strict=False):
+        assert before_s <= word.start_s < word.end_s <= len(speech_N) / SAMPLE_RATE_HZ
+        assert 0.2 < word.confidence <= 1
+    for word, shifted in zip(plain.words, late.words, strict=True):
+        assert shifted.start_s - word.start_s == pytest.approx(2.0, abs=0.13)
+
+
+def test_words_are_there_only_if_they_were_asked_for() -> None:
+    transcript = Transcriber.from_pretrained().transcribe(ASSETS / "play-some-music.wav")
+    assert transcript.segments[0].words == ()
+    assert "words" not in transcript.to_dict()["segments"][0]
