@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ from speechformer.errors import AudioError
 SAMPLE_RATE_HZ = 16_000
 MAX_CHANNELS = 64
 RATE_RANGE_HZ = (1_000, 768_000)
+LONG_S, BLOCK_S = 60.0, 30.0  # files longer than this are read in blocks
 RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
 Waveform = npt.NDArray[np.float32]
@@ -43,6 +45,52 @@ def load_audio(source: AudioSource) -> Waveform:
     if not len(samples):
         raise AudioError(f"{name}: the file holds no samples; record it again")
     return convert(samples, rate_hz, name=name)
+
+
+def read_spans(path: str | os.PathLike[str], max_s: float) -> Iterator[tuple[int, Waveform]]:
+    """Read a file in spans of at most `max_s` seconds, cut as `segment` does: (first sample, `waveform_N`).
+
+    A long file is never in memory as a whole. Raises AudioError as `load_audio` does, for a file that is damaged
+    further on when that place is reached.
+    """
+    name, file = _open(path)
+    try:
+        with soundfile.SoundFile(file) as sound:
+            if sound.frames <= LONG_S * sound.samplerate:
+                waveform_N = load_audio(path)
+                yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, max_s))
+                return
+            yield from _cut(_blocks(sound, name), max_s)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, EOFError, MemoryError) as error:
+        raise AudioError(
+            f"{name}: not audio that can be read ({_reason(error)}); give a WAV, FLAC, OGG or MP3 file"
+        ) from error
+
+
+def _blocks(sound: soundfile.SoundFile, name: str) -> Iterator[Waveform]:
+    """Yield a file's sound in blocks of `waveform_N`."""
+    rate_hz = sound.samplerate
+    stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1) if rate_hz != SAMPLE_RATE_HZ else None
+    while True:
+        samples = sound.read(int(BLOCK_S * rate_hz), dtype="float32", always_2d=True)
+        mono_N = convert(samples, SAMPLE_RATE_HZ, name) if len(samples) else np.zeros(0, np.float32)
+        if stream is not None:
+            mono_N = stream.resample_chunk(mono_N, last=not len(samples)).clip(-1.0, 1.0)
+        yield mono_N
+        if not len(samples):
+            return
+
+
+def _cut(blocks: Iterator[Waveform], max_s: float) -> Iterator[tuple[int, Waveform]]:
+    max_samples, start = int(max_s * SAMPLE_RATE_HZ), 0
+    rest_N = np.zeros(0, np.float32)
+    for block_N in blocks:
+        rest_N = np.concatenate([rest_N, block_N])
+        while len(rest_N) > max_samples:
+            end = _cut_place(rest_N[:max_samples])
+            yield start, rest_N[:end]
+            start, rest_N = start + end, rest_N[end:]
+    yield start, rest_N
 
 
 def _open(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, bytes | BinaryIO]:
@@ -129,10 +177,15 @@ def segment(waveform_N: Waveform, max_s: float) -> list[tuple[int, int]]:
     max_samples = int(max_s * SAMPLE_RATE_HZ)
     ranges, start = [], 0
     while len(waveform_N) - start > max_samples:
-        end = start + _quietest(waveform_N[start + max_samples // 2 : start + max_samples]) + max_samples // 2
+        end = start + _cut_place(waveform_N[start : start + max_samples])
         ranges.append((start, end))
         start = end
     return [*ranges, (start, len(waveform_N))]
+
+
+def _cut_place(span_N: Waveform) -> int:
+    """Return where to cut a span that is as long as one may be."""
+    return len(span_N) // 2 + _quietest(span_N[len(span_N) // 2 :])
 
 
 def _quietest(waveform_N: Waveform) -> int:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from speechformer.alignment import Span, align, confidence, seconds, word_groups
-from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, segment
+from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, segment
 from speechformer.automaton import TokenAutomaton
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.confidence import share, weigh
@@ -36,7 +36,7 @@ from speechformer.transcript import Alternative, Command, Segment, Status, Trans
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH_S = 60.0
-GROUP = 32  # files read and decoded together
+GROUP, GROUP_S = 32, 480.0  # spans, and their seconds, that are decoded together
 BEAM = 4
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
@@ -56,6 +56,36 @@ class Heard:
     hypothesis: Hypothesis = NOTHING
     command: Command | None = None
     words: tuple[Word, ...] = ()
+
+    def segment(self, start_s: float, length_s: float) -> Segment:
+        """Return it as a stretch of its recording."""
+        end_s = start_s + length_s
+        words = tuple(
+            replace(word, start_s=start_s + word.start_s, end_s=min(end_s, start_s + word.end_s)) for word in self.words
+        )
+        return Segment(self.text, start_s, end_s, self.hypothesis.log_probability, self.command, words)
+
+
+@dataclass
+class _Recording:
+    """What is known of a recording so far."""
+
+    name: str
+    n_samples: int = 0
+    elapsed_s: float = 0.0
+    segments: list[Segment] = field(default_factory=list)
+    error: AudioError | None = None
+
+    def result(self) -> Transcript | AudioError:
+        if self.error:
+            return self.error
+        return Transcript(
+            name=self.name,
+            text=" ".join(one.text for one in self.segments if one.text),
+            duration_s=self.n_samples / SAMPLE_RATE_HZ,
+            elapsed_s=self.elapsed_s,
+            segments=tuple(self.segments),
+        )
 
 
 class Transcriber:
@@ -106,56 +136,71 @@ class Transcriber:
 
         Raises AudioError for what is not audio. Silence gives an empty text.
         """
-        name = os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
-        return self.transcribe_waveforms([load_audio(source)], [name])[0]
+        if not isinstance(source, str | os.PathLike):
+            return self.transcribe_waveforms([load_audio(source)], [type(source).__name__])[0]
+        (result,) = self.transcribe_files([source])
+        if isinstance(result, AudioError):
+            raise result
+        return result
 
     def transcribe_files(
         self, paths: Sequence[str | os.PathLike[str]], change: Callable[[Waveform, int], Waveform] | None = None
     ) -> Iterator[Transcript | AudioError]:
-        """Transcribe files in groups; yield, in order, a transcript or why there is none.
+        """Transcribe files; yield, in order, a transcript or why there is none.
 
-        `change` makes another `waveform_N` of a file's and its number, such as one with noise.
+        Files of any length are read as they are needed, and decoded in batches across files. `change` makes another
+        `waveform_N` of a file's and its number, such as one with noise.
         """
-        for start in range(0, len(paths), GROUP):
-            waveforms: dict[int, Waveform] = {}
-            errors: dict[int, AudioError] = {}
-            for i, path in enumerate(paths[start : start + GROUP], start):
-                try:
-                    waveform_N = load_audio(path)
-                    waveforms[i] = change(waveform_N, i) if change else waveform_N
-                except AudioError as error:
-                    errors[i] = error
-            heard = self.transcribe_waveforms([*waveforms.values()], [os.fspath(paths[i]) for i in waveforms])
-            results: dict[int, Transcript | AudioError] = {**errors, **dict(zip(waveforms, heard, strict=True))}
-            yield from (results[i] for i in sorted(results))
+
+        def changed(path: str | os.PathLike[str], number: int) -> Iterator[tuple[int, Waveform]]:
+            assert change is not None
+            yield from _spans(change(load_audio(path), number))
+
+        return self._transcribe(
+            (os.fspath(path), changed(path, number) if change else read_spans(path, MAX_SPAN_S))
+            for number, path in enumerate(paths)
+        )
 
     def transcribe_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Transcript]:
         """Transcribe several `waveform_N` at once, in batches of similar length; the order is kept."""
+        results = self._transcribe(zip(names, map(_spans, waveforms), strict=True))
+        return [one for one in results if isinstance(one, Transcript)]
+
+    def _transcribe(
+        self, sounds: Iterable[tuple[str, Iterator[tuple[int, Waveform]]]]
+    ) -> Iterator[Transcript | AudioError]:
+        """Transcribe what comes in spans, many spans at a time; yield in order, as soon as all of one is heard."""
+        waiting: list[_Recording] = []
+        spans: list[tuple[_Recording, int, Waveform]] = []
+        for name, pieces in sounds:
+            recording = _Recording(name)
+            waiting.append(recording)
+            try:
+                for start, waveform_N in pieces:
+                    recording.n_samples = start + len(waveform_N)
+                    spans.append((recording, start, waveform_N))
+                    if sum(len(one[2]) for one in spans) > GROUP_S * SAMPLE_RATE_HZ:
+                        self._hear_spans(spans)
+            except AudioError as error:
+                recording.error = error
+            if len(spans) >= GROUP:
+                self._hear_spans(spans)
+            if not spans:
+                yield from (one.result() for one in waiting)
+                waiting = []
+        self._hear_spans(spans)
+        yield from (one.result() for one in waiting)
+
+    def _hear_spans(self, spans: list[tuple[_Recording, int, Waveform]]) -> None:
+        """Hear spans, add them to their recordings, and empty the list."""
         started = time.perf_counter()
-        places = [
-            (i, start, end) for i, waveform_N in enumerate(waveforms) for start, end in segment(waveform_N, MAX_SPAN_S)
-        ]
-        heard = self._hear([waveforms[i][start:end] for i, start, end in places])
-        segments: list[list[Segment]] = [[] for _ in waveforms]
-        for (i, start, end), one in zip(places, heard, strict=True):
-            start_s, end_s = start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ
-            words = tuple(
-                replace(word, start_s=start_s + word.start_s, end_s=min(end_s, start_s + word.end_s))
-                for word in one.words
-            )
-            log_probability = one.hypothesis.log_probability
-            segments[i].append(Segment(one.text, start_s, end_s, log_probability, one.command, words))
+        heard = self._hear([waveform_N for _, _, waveform_N in spans])
         elapsed_s = time.perf_counter() - started
-        return [
-            Transcript(
-                name=name,
-                text=" ".join(one.text for one in parts if one.text),
-                duration_s=len(waveform_N) / SAMPLE_RATE_HZ,
-                elapsed_s=elapsed_s,
-                segments=tuple(parts),
-            )
-            for name, waveform_N, parts in zip(names, waveforms, segments, strict=True)
-        ]
+        for (recording, start, waveform_N), one in zip(spans, heard, strict=True):
+            recording.segments.append(one.segment(start / SAMPLE_RATE_HZ, len(waveform_N) / SAMPLE_RATE_HZ))
+        for recording in {id(recording): recording for recording, _, _ in spans}.values():
+            recording.elapsed_s += elapsed_s
+        spans.clear()
 
     def _hear(self, pieces: Sequence[Waveform]) -> list[Heard]:
         """Return text, log probability and command of pieces that each fit the model."""
@@ -244,6 +289,10 @@ class Transcriber:
             if meaning and all(meaning != other for _, other in meanings):
                 meanings.append((one, meaning))
         return meanings
+
+
+def _spans(waveform_N: Waveform) -> Iterator[tuple[int, Waveform]]:
+    yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, MAX_SPAN_S))
 
 
 def _batches(order: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, segment, write_wav
+from speechformer.audio import (
+    SAMPLE_RATE_HZ,
+    AudioSource,
+    Waveform,
+    load_audio,
+    read_spans,
+    segment,
+    write_wav,
+)
 from speechformer.errors import AudioError
 
 
@@ -172,3 +180,48 @@ def test_cuts_are_made_in_the_pauses() -> None:
     cuts = [end for _, end in segment(waveform_N, max_s=2.0)[:-1]]
     assert len(cuts) == 2
     assert all(start + 400 < cut < end - 400 for cut, (start, end) in zip(cuts, pauses, strict=True))
+
+
+def long_sound(rate_hz: int, seconds: float = 75.0) -> Waveform:
+    """Tones with pauses, each of another length."""
+    time_N = np.arange(int(seconds * rate_hz)) / rate_hz
+    return (0.3 * np.sin(2 * np.pi * 300 * time_N) * (np.sin(2 * np.pi * 0.31 * time_N**1.05) > -0.7)).astype(
+        np.float32
+    )
+
+
+def test_a_long_file_is_read_in_the_spans_that_it_would_be_cut_into_as_a_whole(tmp_path: Path) -> None:
+    sound_N = long_sound(SAMPLE_RATE_HZ)
+    soundfile.write(tmp_path / "long.wav", sound_N, SAMPLE_RATE_HZ, subtype="FLOAT")
+    spans = list(read_spans(tmp_path / "long.wav", 10.0))
+    assert [(start, start + len(span_N)) for start, span_N in spans] == segment(sound_N, 10.0)
+    np.testing.assert_array_equal(np.concatenate([span_N for _, span_N in spans]), sound_N)
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8_000, 1), (44_100, 2)])
+def test_a_long_file_of_another_rate_is_resampled_across_its_blocks(
+    tmp_path: Path, rate_hz: int, channels: int
+) -> None:
+    sound_N = long_sound(rate_hz)
+    soundfile.write(tmp_path / "long.flac", np.stack([sound_N] * channels, 1), rate_hz)
+    read_N = np.concatenate([span_N for _, span_N in read_spans(tmp_path / "long.flac", 10.0)])
+    whole_N = load_audio(tmp_path / "long.flac")
+    assert abs(len(read_N) - len(whole_N)) <= 1
+    n_samples = min(len(read_N), len(whole_N))
+    assert np.abs(read_N[:n_samples] - whole_N[:n_samples]).max() < 1e-3
+
+
+def test_a_short_file_is_one_span(tmp_path: Path) -> None:
+    write_wav(tmp_path / "short.wav", long_sound(SAMPLE_RATE_HZ, 2.0))
+    ((start, span_N),) = read_spans(tmp_path / "short.wav", 10.0)
+    assert (start, len(span_N)) == (0, 2 * SAMPLE_RATE_HZ)
+
+
+def test_a_long_file_that_is_damaged_further_on_is_named_there(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    soundfile.write(tmp_path / "whole.flac", 0.1 * draw.standard_normal(80 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    sound = bytearray((tmp_path / "whole.flac").read_bytes())
+    sound[len(sound) // 2 :] = b"\0" * (len(sound) - len(sound) // 2)
+    (tmp_path / "bad.flac").write_bytes(sound)
+    with pytest.raises(AudioError, match=r"bad\.flac: not audio that can be read"):
+        list(read_spans(tmp_path / "bad.flac", 10.0))
