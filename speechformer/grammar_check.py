@@ -41,12 +41,13 @@ class Check:
     confusable: list[tuple[float, str, str]]
     whole: bool
     sound: str
+    has_wildcards: bool = False
 
     def __str__(self) -> str:
         part = "" if self.whole else f" (of the first {MAX_PLACES} places looked at; the grammar is larger)"
         lines = [
             f"{count(self.n_sentences)} sentences from {self.n_templates} templates in {len(self.intents)} intents, "
-            f"{len(self.words)} words{part}",
+            f"{len(self.words)} words{' and any others at wildcards' if self.has_wildcards else ''}{part}",
             *_listed("intents (templates)", [f"{intent} ({n})" for intent, n in self.intents.items()]),
             *_listed("said twice", self.repeated),
             *_listed("in more than one intent", [f"{text}: {', '.join(names)}" for text, names in self.shared]),
@@ -96,6 +97,7 @@ def check_grammar(grammar: Grammar, tokenizer: Tokenizer, n_pairs: int = 10) -> 
         confusable=confusable,
         whole=whole,
         sound=sound,
+        has_wildcards=grammar.has_wildcards,
     )
 
 
@@ -106,21 +108,23 @@ def _explore(grammar: Grammar) -> tuple[list[str], list[str], bool]:
     """
     words: dict[str, None] = {}
     doubtful: list[str] = []
-    todo: list[tuple[frozenset[Config], str]] = [(frozenset([grammar.start]), "")]
+    Place = tuple[tuple[str, ...], Config]  # words of a step that are still to be said, and where they lead
+    todo: list[tuple[frozenset[Place], str]] = [(frozenset([((), grammar.start)]), "")]
     seen = {todo[0][0]}
     for places, sentence in todo:  # grows while it is read: breadth first
-        if sum(grammar.ending(place) is not None for place in places) > 1:
+        if sum(not rest and grammar.ending(config) is not None for rest, config in places) > 1:
             doubtful.append(sentence)
-        onward: dict[tuple[str, ...], set[Config]] = {}
-        for place in places:
-            for step in grammar.steps(place):
-                words.update(dict.fromkeys(word for word in step.words if word != ANY_WORD))
-                onward.setdefault(step.words, set()).add(step.config)
-        for heard, reached in onward.items():
-            key = frozenset(reached)
+        onward: dict[str, set[Place]] = {}
+        for rest, config in places:
+            steps = [(rest, config)] if rest else [(step.words, step.config) for step in grammar.steps(config)]
+            for (word, *more), reached in steps:
+                onward.setdefault(word, set()).add((tuple(more), reached))
+        words.update(dict.fromkeys(word for word in onward if word != ANY_WORD))
+        for word, group in onward.items():
+            key = frozenset(group)
             if key not in seen and len(seen) < MAX_PLACES:
                 seen.add(key)
-                todo.append((key, f"{sentence} {' '.join(heard)}".strip()))
+                todo.append((key, f"{sentence} {word}".strip()))
     return sorted(words), doubtful, len(seen) < MAX_PLACES
 
 

@@ -78,3 +78,16 @@ def test_a_wildcard_is_shown_as_an_ellipsis(pieces: Tokenizer) -> None:
 def test_templates_with_wildcards_can_be_said_twice_too(pieces: Tokenizer) -> None:
     text = 'intents: {A: ["note {m}"], B: ["note {m}"]}\nlists: {m: {wildcard: true}}'
     assert check_grammar(Grammar.parse(text), pieces).shared == [("note …", ["A", "B"])]
+
+
+def test_a_number_in_figures_is_the_same_as_in_words(pieces: Tokenizer) -> None:
+    grammar = Grammar.parse("intents:\n  A: ['set it to 21']\n  B: ['set it to twenty (one|two)']")
+    check = check_grammar(grammar, pieces)
+    assert check.shared == [("set it to twenty one", ["A", "B"])]
+    assert check.words == sorted("set it to twenty one two".split())
+
+
+def test_open_words_are_told(pieces: Tokenizer) -> None:
+    grammar = Grammar.parse("intents:\n  A: ['find {what}']\nlists:\n  what: {wildcard: true}")
+    assert "1 words and any others at wildcards" in str(check_grammar(grammar, pieces))
+    assert "wildcards" not in str(check_grammar(Grammar.parse("stop", is_yaml=False), pieces))
