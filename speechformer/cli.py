@@ -138,6 +138,7 @@ def _add_transcribe(commands: Any) -> None:
     standing = parser.add_mutually_exclusive_group()
     standing.add_argument("--resume", action="store_true", help="leave out what has its files already")
     standing.add_argument("--overwrite", action="store_true", help="write files anew that stand already")
+    parser.add_argument("--ref", type=Path, metavar="MANIFEST", help="score against the texts of a manifest, on stderr")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each input, JSON lines")
     parser.add_argument("--threads", type=_positive, help="processor threads (all)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -230,12 +231,15 @@ def _transcribe_inputs(
 ) -> None:
     """Transcribe every input, write it where it belongs, and add what became of it to the results."""
     from speechformer.batch import Done, write_file
+    from speechformer.error_report import Heard
     from speechformer.formats import SUBTITLES, Printer, write
 
     alone = len(args.paths) == 1 == len(inputs) and not args.from_file and not Path(args.paths[0]).is_dir()
     if not outputs and args.format[0] in SUBTITLES and not alone:
         raise SpeechformerError(f"{args.format[0]} holds one recording; give --output-dir or --beside for several")
     printer = Printer(sys.stdout, args.format[0], alone)
+    said = _references(args.ref) if args.ref else {}
+    scored: list[Heard] = []
     transcripts = _load(args).transcribe_files([one.path for one in inputs]) if inputs else iter(())
     try:
         for one, result in zip(inputs, _progress(transcripts, "transcribing", len(inputs), args.quiet), strict=True):
@@ -248,8 +252,21 @@ def _transcribe_inputs(
             if not outputs:
                 printer.add(result)
             results.append(Done(str(one.path), "done", tuple(map(str, outputs.get(one.path, ()))), result.duration_s))
+            if (text := said.get(one.path.resolve())) is not None:
+                scored.append(Heard(text, result.text, result.name, result.duration_s))
     finally:
         printer.close()
+    if args.ref:
+        print(_told_score(scored, n_worst=5), end="", file=sys.stderr)
+
+
+def _references(manifest: Path) -> dict[Path, str]:
+    """Return what is said in each recording that a manifest has a text of."""
+    from speechformer.data import read_manifest
+    from speechformer.tokenizer import normalise
+
+    rows = (row for row in read_manifest(manifest) if "text" in row)
+    return {Path(row["audio_filepath"]).resolve(): normalise(row["text"]) for row in rows}
 
 
 def _transcribe_stdin(args: argparse.Namespace) -> int:
@@ -366,16 +383,32 @@ def _print_evaluation(args: argparse.Namespace, utterances: Sequence[Heard]) -> 
         result |= {"noise": figures} if figures else {}
         print(json.dumps(result | ({"errors": tables} if tables else {}), indent=2, ensure_ascii=False))
         return
-    for name, figure in figures.items():
-        print(f"\n{name}" if len(figures) > 1 else "", end="\n" if len(figures) > 1 else "")
-        print(f"utterances         {figure['n_utterances']} ({figure['n_words']} words, {figure['audio_s']} s)")
-        low, high = 100 * figure["wer_low"], 100 * figure["wer_high"]
-        print(f"WER                {100 * figure['wer']:.1f} %  (95 % interval {low:.1f}–{high:.1f})")
-        print(f"CER                {100 * figure['cer']:.1f} %")
-        print(f"sentences right    {100 * figure['sentence_accuracy']:.1f} %")
-    for one in worst:
-        print(f"\n{one.name}\n  said:  {one.said}\n  heard: {one.heard}")
+    for name, part in conditions.items():
+        print(f"\n{name}\n" if len(figures) > 1 else "", end="")
+        print(_told_score(part, args.worst if name == "as recorded" else 0), end="")
     print(error_report.write(tables) if tables else "", end="")
+
+
+def _told_score(utterances: Sequence[Heard], n_worst: int) -> str:
+    """Return what score the utterances have, and those with the most errors."""
+    from speechformer.error_report import aligned
+    from speechformer.metrics import count_errors, score
+
+    if not utterances:
+        return "nothing to score: no recording has a text\n"
+    figure = score([one.said for one in utterances], [one.heard for one in utterances])
+    audio_s = round(sum(one.duration_s for one in utterances), 1)
+    lines = [
+        f"utterances         {figure.n_utterances} ({figure.n_words} words, {audio_s} s)",
+        f"WER                {100 * figure.wer:.1f} %  "
+        f"(95 % interval {100 * figure.wer_low:.1f}–{100 * figure.wer_high:.1f})",
+        f"CER                {100 * figure.cer:.1f} %",
+        f"sentences right    {100 * figure.sentence_accuracy:.1f} %",
+    ]
+    for one in sorted(utterances, key=lambda one: -count_errors(one.said, one.heard).word_errors)[:n_worst]:
+        said, heard = aligned(one.said, one.heard)
+        lines.append(f"\n{one.name}\n  said:  {said}\n  heard: {heard}")
+    return "\n".join(lines) + "\n"
 
 
 def _evaluate_commands(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:

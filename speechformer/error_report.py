@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import jiwer
@@ -75,6 +76,23 @@ class Words:
     def wrong(self, word: str) -> int:
         """How often a word that was said was not heard."""
         return self.missed[word] + sum(n for (old, _), n in self.taken.items() if old == word)
+
+
+def aligned(said: str, heard: str) -> tuple[str, str]:
+    """Return two texts with their words under each other; stars stand where one has none."""
+    if not said:
+        return said, heard
+    words = jiwer.process_words(said, heard)
+    above: list[str] = []
+    below: list[str] = []
+    for chunk in words.alignments[0]:
+        old = words.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
+        new = words.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for first, second in zip_longest(old, new, fillvalue=""):
+            width = max(len(first), len(second))
+            above.append((first or "*" * width).ljust(width))
+            below.append((second or "*" * width).ljust(width))
+    return " ".join(above).rstrip(), " ".join(below).rstrip()
 
 
 def groups(utterances: Sequence[Heard], key: Callable[[Heard], str]) -> dict[str, dict[str, float]]:

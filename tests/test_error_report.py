@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speechformer.error_report import Heard, Words, groups, report, write
+from speechformer.error_report import Heard, Words, aligned, groups, report, write
 
 UTTERANCES = [
     Heard("turn on the light", "turn off the light", "a", 2.5, "ann", "home"),
@@ -21,6 +21,20 @@ def test_words_are_counted_as_taken_missed_and_put_in() -> None:
     assert dict(words.missed) == {"back": 1}
     assert dict(words.added) == {"the": 1, "end": 1}
     assert (words.said["go"], words.wrong("go"), words.wrong("light")) == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "lines"),
+    [
+        ("turn on the light", "turn off the light now", ("turn on  the light ***", "turn off the light now")),
+        ("call me back", "call back", ("call me back", "call ** back")),
+        ("go", "go", ("go", "go")),
+        ("go", "", ("go", "**")),
+        ("", "now", ("", "now")),
+    ],
+)
+def test_words_stand_under_each_other(said: str, heard: str, lines: tuple[str, str]) -> None:
+    assert aligned(said, heard) == lines
 
 
 def test_groups_are_scored_apart_the_most_errors_first() -> None:
