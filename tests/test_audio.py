@@ -225,3 +225,23 @@ def test_a_long_file_that_is_damaged_further_on_is_named_there(tmp_path: Path) -
     (tmp_path / "bad.flac").write_bytes(sound)
     with pytest.raises(AudioError, match=r"bad\.flac: not audio that can be read"):
         list(read_spans(tmp_path / "bad.flac", 10.0))
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_16"), ("ogg", "VORBIS")])
+def test_a_mutated_file_is_read_or_refused_in_one_sentence(tmp_path: Path, suffix: str, subtype: str) -> None:
+    path, draw = tmp_path / f"sound.{suffix}", np.random.default_rng(0)
+    soundfile.write(path, tone(), SAMPLE_RATE_HZ, subtype=subtype)
+    good = path.read_bytes()
+    refusals = []
+    for number in range(700):
+        bad = bytearray(good)
+        for place in draw.integers(len(bad) if number % 3 == 2 else 64, size=int(draw.integers(1, 9))):
+            bad[place] = int(draw.integers(256))
+        path.write_bytes(bad[: int(draw.integers(len(bad)))] if number % 3 == 1 else bad)
+        try:
+            for _, waveform_N in read_spans(path, 15.0):
+                assert np.isfinite(waveform_N).all()
+        except AudioError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 200
+    assert not [refusal for refusal in refusals if "\n" in refusal]
