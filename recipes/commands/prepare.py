@@ -10,28 +10,46 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import soundfile
+import texts
 from rich.progress import Progress, TimeElapsedColumn
-from texts import draw_text
 
 from speechformer.data import read_manifest, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
 from speechformer.synthesis import Request, Voice, random_voice, require, synthesise
 from speechformer.tokenizer import Tokenizer, normalise
 
-ENGINES = {"espeak": 0.55, "flite": 0.27, "festival": 0.18}
-DRAWN_TEXT_SHARE = 0.4
-MAX_WORDS = 14
 DEV_VOICES = ("espeak_en-us+f2", "espeak_en-gb+m3")
 N_DEV_SYNTHETIC = 300
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What is synthesised: by which engines, how much of it drawn texts and of which kinds, how long the others are."""
+
+    engines: dict[str, float]
+    drawn_share: float
+    kinds: dict[Callable[[random.Random], str], float]
+    n_words: tuple[int, int]
+
+
+MIXES = {
+    "synthetic": Mix({"espeak": 0.55, "flite": 0.27, "festival": 0.18}, 0.4, texts.KINDS, (1, 14)),
+    # Moves, codes and spelling by more natural voices, and longer sentences.
+    "synthetic2": Mix(
+        {"espeak": 0.4, "flite": 0.38, "festival": 0.22}, 0.56,
+        {texts.move: 0.42, texts.code: 0.08, texts.spelling: 0.06}, (4, 20),
+    ),
+}  # fmt: skip
 
 
 def main() -> int:
@@ -41,9 +59,10 @@ def main() -> int:
         prepare_real(args.data, args.out)
         for kind in ("noise", "rir"):
             prepare_sounds(args.data / kind, args.out, kind)
-        texts = read_texts(args.data / "text")
-        prepare_tokenizer(texts, args.out, args.vocab_size)
-        prepare_synthetic(texts, args.out, args.synthetic, args.seed, args.jobs)
+        lines = read_texts(args.data / "text")
+        prepare_tokenizer(lines, args.out, args.vocab_size)
+        for name, n_utterances in (("synthetic", args.synthetic), ("synthetic2", args.synthetic2)):
+            prepare_synthetic(name, lines, args.out, n_utterances, args.seed, args.jobs)
     except SpeechformerError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
@@ -56,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with speech/, noise/, rir/ and text/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--synthetic", type=int, default=40_000, help="utterances to synthesise (40000)")
+    parser.add_argument("--synthetic2", type=int, default=10_000, help="moves, codes and long sentences (10000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
     parser.add_argument("--seed", type=int, default=1)
@@ -108,43 +128,45 @@ def read_texts(folder: Path) -> list[str]:
     return list(dict.fromkeys(text for text in map(normalise, lines) if text))
 
 
-def prepare_tokenizer(texts: list[str], out: Path, vocab_size: int) -> None:
+def prepare_tokenizer(lines: list[str], out: Path, vocab_size: int) -> None:
     """Train the BPE model and keep its text."""
-    tokenizer = Tokenizer.train(texts, vocab_size)
+    tokenizer = Tokenizer.train(lines, vocab_size)
     tokenizer.save(out / "tokenizer.model")
-    (out / "text.txt").write_text("\n".join(texts) + "\n", "utf-8")
-    print(f"tokenizer: {len(tokenizer)} pieces from {len(texts)} texts")
+    (out / "text.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    print(f"tokenizer: {len(tokenizer)} pieces from {len(lines)} texts")
 
 
-def prepare_synthetic(texts: list[str], out: Path, n_utterances: int, seed: int, jobs: int) -> None:
-    """Synthesise commands; voices of `DEV_VOICES` speak the dev set and are never trained on."""
+def prepare_synthetic(name: str, lines: list[str], out: Path, n_utterances: int, seed: int, jobs: int) -> None:
+    """Synthesise a mix; voices of `DEV_VOICES` speak the dev set and are never trained on."""
     if not n_utterances:
         return
-    require(ENGINES)
-    requests = list(islice(plan(texts, out / "synthetic", seed), n_utterances))
+    require(MIXES[name].engines)
+    requests = list(islice(plan(MIXES[name], lines, out / "synthetic", seed), n_utterances))
     rows: list[Row] = []
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as progress:
         task = progress.add_task("synthesising", total=len(requests))
         chunks = [requests[start : start + 200] for start in range(0, len(requests), 200)]
         with ThreadPoolExecutor(jobs) as pool:
             for chunk, spoken in zip(chunks, pool.map(speak, chunks), strict=True):
-                rows.extend(spoken)
+                rows.extend({**row, "corpus": name} for row in spoken)
                 progress.advance(task, len(chunk))
     dev = [row for row in rows if row["speaker"] in DEV_VOICES][:N_DEV_SYNTHETIC]
     train = [row for row in rows if row["speaker"] not in DEV_VOICES]
-    for split, part in (("train", train), ("dev", dev)):
-        write_manifest(out / split / "synthetic.jsonl", part)
-        print(f"{split:5} {'synthetic':20} {len(part):6} utterances {hours(part):6.2f} h")
+    for split, part in (("train", train), ("dev", dev if name == "synthetic" else [])):
+        if part:
+            write_manifest(out / split / f"{name}.jsonl", part)
+            print(f"{split:5} {name:20} {len(part):6} utterances {hours(part):6.2f} h")
 
 
-def plan(texts: list[str], folder: Path, seed: int) -> Iterator[Request]:
+def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Request]:
     """Draw requests without end: the first n are the same whatever n is."""
     draw = random.Random(seed)
-    short = [text for text in texts if len(text.split()) <= MAX_WORDS]
+    fitting = [line for line in lines if mix.n_words[0] <= len(line.split()) <= mix.n_words[1]]
     while True:
-        engine = draw.choices(list(ENGINES), list(ENGINES.values()))[0]
+        engine = draw.choices(list(mix.engines), list(mix.engines.values()))[0]
         voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw)
-        text = draw_text(draw) if draw.random() < DRAWN_TEXT_SHARE or not short else draw.choice(short)
+        drawn = draw.random() < mix.drawn_share or not fitting
+        text = texts.draw_text(draw, mix.kinds) if drawn else draw.choice(fitting)
         yield Request.within(folder, text, voice)
 
 
@@ -166,7 +188,6 @@ def synthetic_row(request: Request) -> Row:
         "duration": round(soundfile.info(request.path).duration, 3),
         "text": request.text,
         "speaker": request.voice.speaker,
-        "corpus": "synthetic",
     }
 
 

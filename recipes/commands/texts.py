@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from num2words import num2words
 
@@ -28,32 +29,31 @@ def spoken(number: int) -> str:
     return normalise(str(number))
 
 
-def draw_text(draw: random.Random) -> str:
-    """Draw one text: a word, digits, spelling, a number, a date, a time, or a move on a board."""
-    kind = draw.choices((_word, _digits, _spelling, _code, _date, _time, _board), (4, 3, 3, 2, 1, 1, 2))[0]
-    return kind(draw)
-
-
-def _word(draw: random.Random) -> str:
+def word(draw: random.Random) -> str:
+    """Draw one to three single words."""
     return " ".join(draw.choice(WORDS + DIGITS) for _ in range(draw.choice((1, 1, 1, 2, 3))))
 
 
-def _digits(draw: random.Random) -> str:
+def digits(draw: random.Random) -> str:
+    """Draw one to eight digits."""
     return " ".join(draw.choice(DIGITS) for _ in range(draw.randint(1, 8)))
 
 
-def _spelling(draw: random.Random) -> str:
+def spelling(draw: random.Random) -> str:
+    """Draw one to seven letters."""
     return " ".join(draw.choice(LETTERS) for _ in range(draw.randint(1, 7)))
 
 
-def _code(draw: random.Random) -> str:
+def code(draw: random.Random) -> str:
+    """Draw letters and a number, with a control word before them at times."""
     letters = [draw.choice(LETTERS) for _ in range(draw.randint(1, 4))]
     number = draw.choice((draw.randint(0, 99), draw.randint(100, 9999), draw.randint(0, 999_999)))
     command = draw.choice(("", "", "enter", "erase", "rubout", "repeat", "go", "help"))
     return " ".join([*command.split(), *letters, *spoken(number).split()])
 
 
-def _date(draw: random.Random) -> str:
+def date(draw: random.Random) -> str:
+    """Draw a date, with its day of the week or its year at times."""
     ordinal = str(num2words(draw.randint(1, 31), to="ordinal")).replace("-", " ")
     year = draw.randint(1900, 2039)
     spoken_year = f"{spoken(year // 100)} {spoken(year % 100)}" if year % 100 else f"{spoken(year // 100)} hundred"
@@ -66,11 +66,24 @@ def _date(draw: random.Random) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _time(draw: random.Random) -> str:
+def time(draw: random.Random) -> str:
+    """Draw a time of the day."""
     hour, minute = spoken(draw.randint(1, 12)), draw.randint(0, 59)
     minutes = "o'clock" if minute == 0 else (f"oh {spoken(minute)}" if minute < 10 else spoken(minute))
     return " ".join([hour, minutes, draw.choice(("", "a m", "p m", "in the morning"))]).strip()
 
 
-def _board(draw: random.Random) -> str:
+def move(draw: random.Random) -> str:
+    """Draw a move on a board: what to do with which colour, where."""
     return " ".join(map(draw.choice, (VERBS, COLOURS, PREPOSITIONS, LETTERS, DIGITS, ADVERBS)))
+
+
+KINDS: dict[Callable[[random.Random], str], float] = {
+    word: 4, digits: 3, spelling: 3, code: 2, date: 1, time: 1, move: 2,
+}  # fmt: skip
+
+
+def draw_text(draw: random.Random, kinds: dict[Callable[[random.Random], str], float] = KINDS) -> str:
+    """Draw one text of these kinds, each as often as its weight says."""
+    kind = draw.choices(list(kinds), list(kinds.values()))[0]
+    return kind(draw)
