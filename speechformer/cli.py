@@ -1,4 +1,4 @@
-"""The command line: `speechformer transcribe | evaluate | grammar | train | info | app`.
+"""The command line: `speechformer transcribe | evaluate | grammar | train | serve | info | app`.
 
 Exit status: 0 all done, 1 some inputs failed, 2 the command or its settings are wrong, 3 nothing was done,
 130 interrupted. Results go to stdout, progress and errors to stderr. Heavy modules are imported by the command
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_grammar(commands)
     _add_train(commands)
+    _add_serve(commands)
     info = commands.add_parser("info", help="print versions and the models at hand")
     info.set_defaults(command=_info)
     app = commands.add_parser("app", help="open the app in a browser (needs the extra: speechformer[app])")
@@ -110,6 +111,26 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
     return value
+
+
+def _port(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+def _add_serve(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve", help="answer over HTTP, as OpenAI does, and Wyoming (needs the extra: speechformer[serve])"
+    )
+    _add_decoding(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    parser.add_argument("--http-port", type=_port, default=8300, metavar="PORT", help="8300; 0 any free one; none")
+    parser.add_argument("--wyoming-port", type=_port, default=10300, metavar="PORT", help="10300; 0 any free one; none")
+    parser.add_argument(
+        "--token", default=os.environ.get("SPEECHFORMER_TOKEN"), help="what HTTP clients must send (SPEECHFORMER_TOKEN)"
+    )
+    parser.add_argument("--wyoming-open", action="store_true", help="let every machine that reaches --host use Wyoming")
+    parser.add_argument("--threads", type=_positive, help="processor threads (all)")
+    parser.set_defaults(command=_serve)
 
 
 def _formats(text: str) -> list[str]:
@@ -186,7 +207,8 @@ def _load(args: argparse.Namespace) -> Transcriber:
 
         torch.set_num_threads(args.threads)
     decoding = DecodingConfig(beam=args.beam) if args.beam else None
-    word_times = args.command is _transcribe and bool({"json", "jsonl"} & set(args.format))
+    in_json = args.command is _transcribe and {"json", "jsonl"} & set(args.format)
+    word_times = args.command is _serve or bool(in_json)
     return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision, word_times)
 
 
@@ -466,6 +488,24 @@ def _info(args: argparse.Namespace) -> int:
             f"model {folder.name}: {checkpoint.model.n_parameters() / 1e6:.1f} M parameters, "
             f"{len(checkpoint.tokenizer)} tokens, {n_bytes / 1e6:.1f} MB, {folder}"
         )
+    return DONE
+
+
+def _serve(args: argparse.Namespace) -> int:
+    try:
+        from speechformer.serve import check_exposure, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "python_multipart", "starlette", "uvicorn", "wyoming"):
+            raise
+        raise SpeechformerError(
+            "the server needs fastapi, uvicorn and wyoming; install them with: pip install 'speechformer[serve]'"
+        ) from error
+    from speechformer.checkpoint import find_model
+
+    http, wyoming = args.http_port is not None, args.wyoming_port is not None
+    check_exposure(args.host, http, wyoming, args.token, args.wyoming_open)  # before the model is loaded
+    name = find_model(args.model).name
+    serve(_load(args), name, args.host, args.http_port, args.wyoming_port, args.token, args.wyoming_open)
     return DONE
 
 

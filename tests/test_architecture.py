@@ -14,7 +14,7 @@ ORDER = (
     "errors", "config", "audio", "metrics", "error_report", "transcript", "formats", "features", "augment", "tokenizer",
     "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis", "model", "decoding", "alignment",
     "confidence", "checkpoint", "data", "transcribe", "batch", "trial", "world", "evaluation", "optimiser", "training",
-    "inspect", "cli",
+    "inspect", "engine", "http_server", "wyoming_server", "serve", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)
