@@ -199,14 +199,16 @@ def _add_train(commands: Any) -> None:
 
 
 def _load(args: argparse.Namespace) -> Transcriber:
-    from speechformer.decoding import DecodingConfig
-    from speechformer.transcribe import Transcriber
+    from dataclasses import replace
+
+    from speechformer.transcribe import BESIDE_COMMANDS, FREE, Transcriber
 
     if getattr(args, "threads", None):
         import torch
 
         torch.set_num_threads(args.threads)
-    decoding = DecodingConfig(beam=args.beam) if args.beam else None
+    usual = BESIDE_COMMANDS if args.commands else FREE
+    decoding = replace(usual, beam=args.beam) if args.beam else usual
     in_json = args.command is _transcribe and {"json", "jsonl"} & set(args.format)
     word_times = args.command is _serve or bool(in_json)
     return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision, word_times)

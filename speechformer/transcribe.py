@@ -35,9 +35,10 @@ from speechformer.tokenizer import PAD as BLANK
 from speechformer.transcript import Alternative, Command, Segment, Status, Transcript, Word
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
-BATCH_S = 60.0
-GROUP, GROUP_S = 32, 480.0  # spans, and their seconds, that are decoded together
-BEAM = 4
+BATCH_S = 200.0
+GROUP, GROUP_S = 64, 480.0  # spans, and their seconds, that are decoded together
+FREE = DecodingConfig(beam=4, ctc_weight=0.1)  # the best on dev speech
+BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
@@ -109,8 +110,7 @@ class Transcriber:
         self.checkpoint, self.device, self.precision = checkpoint, device, precision
         fast = precision == "auto" and has_fast_bfloat16(device)
         self.model = in_bfloat16(checkpoint.model) if fast or precision == "bf16" else checkpoint.model
-        # Beside the search inside a command set, the free one only has to say how well anything else would fit.
-        self.decoding = decoding or DecodingConfig(beam=1 if commands else BEAM)
+        self.decoding = decoding or (BESIDE_COMMANDS if commands else FREE)
         if commands is not None and not isinstance(commands, Grammar):
             commands = Grammar.load(commands)
         self.commands = TokenAutomaton(commands, checkpoint.tokenizer) if commands else None

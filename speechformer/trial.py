@@ -23,9 +23,10 @@ from speechformer.grammar import Interpretation
 from speechformer.metrics import score
 from speechformer.tokenizer import normalise
 from speechformer.transcribe import Transcriber
-from speechformer.transcript import Command, Transcript
+from speechformer.transcript import Command, Status, Transcript
 
 N_BINS = 10
+REFUSALS: tuple[Status, ...] = ("unsure", "not_a_command", "no_speech")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             result |= {
                 f"{name}_n": len(part), f"{name}_hours": hours, f"{name}_refused": refused / len(part),
                 f"{name}_refused_interval": interval(refused, len(part)),
+                f"{name}_refused_as": _refusals(part),
                 f"{name}_false_accepts_per_hour": len(accepted) / hours if hours else 0.0,
                 f"{name}_words": sum(len(seg.text.split()) for one in part for seg in one.transcript.segments),
             }  # fmt: skip
@@ -130,7 +132,6 @@ def _of_commands(commands: Sequence[Outcome]) -> dict[str, Any]:
     accepted = [one for one in commands if one.command.accepted]
     best = [one.command.alternatives[0].text if one.command.alternatives else "" for one in commands]
     n_right = sum(one.best_is_right for one in accepted)
-    statuses = [one.command.status for one in commands]
     return {
         "commands_n": n,
         "accuracy": n_right / n,
@@ -140,9 +141,16 @@ def _of_commands(commands: Sequence[Outcome]) -> dict[str, Any]:
         "word_error_rate": score([one.said for one in commands], best).wer,
         "wrong_accepted": (len(accepted) - n_right) / n,
         "right_refused": sum(not one.command.accepted for one in right) / max(1, len(right)),
-        "refused_as": {status: statuses.count(status) / n for status in ("unsure", "not_a_command", "no_speech")},
+        "right_refused_as": _refusals(right),
+        "refused_as": _refusals(commands),
         "risk_at_coverage": risk_at_coverage([(one.command.confidence, one.best_is_right) for one in commands]),
     }
+
+
+def _refusals(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the share of each answer that is no acceptance; `unsure` asks back, and names what it could be."""
+    statuses = [one.command.status for one in outcomes]
+    return {status: statuses.count(status) / max(1, len(statuses)) for status in REFUSALS}
 
 
 def interval(k: int, n: int) -> tuple[float, float]:
@@ -182,21 +190,24 @@ def _told(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         span = f"  (95 % interval {100 * low_high[0]:.1f}–{100 * low_high[1]:.1f})" if low_high else ""
         return f"{100 * result[key]:.1f} %{span}"
 
+    def shares(key: str) -> str:
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in result[key].items())
+
     if "commands_n" in result:
         yield "commands", str(result["commands_n"])
         yield "right and accepted", percent("accuracy")
         yield "right, were none refused", percent("accuracy_without_refusal")
         yield "word error rate", percent("word_error_rate")
         yield "wrong and accepted", percent("wrong_accepted")
-        yield "of the right ones, refused", percent("right_refused")
-        shares = (f"{name} {100 * share:.1f} %" for name, share in result["refused_as"].items())
-        yield "refused as", ", ".join(shares)
+        yield "of the right ones, refused", f"{percent('right_refused')}  ({shares('right_refused_as')})"
+        yield "refused as", shares("refused_as")
         risks = (f"{share} %: {100 * risk:.1f}" for share, risk in result["risk_at_coverage"].items())
         yield "wrong among the most confident", ", ".join(risks)
     for key, name in (("other_speech", "other speech"), ("no_speech", "no speech")):
         if f"{key}_n" in result:
             yield name, f"{result[f'{key}_n']} recordings, {result[f'{key}_hours']:.2f} h"
             yield "  refused", percent(f"{key}_refused")
+            yield "  refused as", shares(f"{key}_refused_as")
             yield "  false accepts an hour", f"{result[f'{key}_false_accepts_per_hour']:.1f}"
     if "calibration_error" in result:
         yield "expected calibration error", f"{result['calibration_error']:.3f}"
