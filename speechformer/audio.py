@@ -42,6 +42,11 @@ def load_audio(source: AudioSource) -> Waveform:
         raise AudioError(
             f"{name}: not audio that can be read ({_reason(error)}); give a WAV, FLAC, OGG or MP3 file"
         ) from error
+    return _convert_all(samples, rate_hz, name)
+
+
+def _convert_all(samples: npt.NDArray[np.generic], rate_hz: int, name: str) -> Waveform:
+    """Convert a file's samples, of which there must be some."""
     if not len(samples):
         raise AudioError(f"{name}: the file holds no samples; record it again")
     return convert(samples, rate_hz, name=name)
@@ -57,7 +62,8 @@ def read_spans(path: str | os.PathLike[str], max_s: float) -> Iterator[tuple[int
     try:
         with soundfile.SoundFile(file) as sound:
             if sound.frames <= LONG_S * sound.samplerate:
-                waveform_N = load_audio(path)
+                samples = sound.read(int(LONG_S * sound.samplerate), dtype="float32", always_2d=True)
+                waveform_N = _convert_all(samples, sound.samplerate, name)
                 yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, max_s))
                 return
             yield from _cut(_blocks(sound, name), max_s)
@@ -73,10 +79,10 @@ def _blocks(sound: soundfile.SoundFile, name: str) -> Iterator[Waveform]:
     stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1) if rate_hz != SAMPLE_RATE_HZ else None
     while True:
         samples = sound.read(int(BLOCK_S * rate_hz), dtype="float32", always_2d=True)
-        mono_N = convert(samples, SAMPLE_RATE_HZ, name) if len(samples) else np.zeros(0, np.float32)
+        mono_N = _mix(samples, rate_hz, name)
         if stream is not None:
-            mono_N = stream.resample_chunk(mono_N, last=not len(samples)).clip(-1.0, 1.0)
-        yield mono_N
+            mono_N = stream.resample_chunk(mono_N, last=not len(samples))
+        yield mono_N.clip(-1.0, 1.0)
         if not len(samples):
             return
 
@@ -105,8 +111,9 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[str, bytes
         n_bytes = path.stat().st_size if path.is_file() else None
         with path.open("rb") as file:
             _check_riff(file, n_bytes, path)
-    except OSError as error:
-        raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}; check the path") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "cannot be opened"
+        raise AudioError(f"{path}: {reason.lower()}; check the path") from error
     if n_bytes == 0:
         raise AudioError(f"{path}: the file is empty; record it again")
     return str(path), os.fsencode(path)
@@ -139,6 +146,14 @@ def convert(samples: npt.NDArray[np.generic], rate_hz: int, name: str = "array")
 
     Channels are averaged. Raises AudioError for NaN or infinite samples and for impossible rates.
     """
+    mono_N = _mix(samples, rate_hz, name)
+    if rate_hz != SAMPLE_RATE_HZ and mono_N.size:
+        mono_N = soxr.resample(mono_N, rate_hz, SAMPLE_RATE_HZ)
+    return np.ascontiguousarray(mono_N.clip(-1.0, 1.0), dtype=np.float32)
+
+
+def _mix(samples: npt.NDArray[np.generic], rate_hz: int, name: str) -> Waveform:
+    """Check samples and average their channels."""
     if not RATE_RANGE_HZ[0] <= rate_hz <= RATE_RANGE_HZ[1]:
         raise AudioError(f"{name}: a sample rate of {rate_hz} Hz is out of range; give 1 to 768 kHz")
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > MAX_CHANNELS):
@@ -147,9 +162,7 @@ def convert(samples: npt.NDArray[np.generic], rate_hz: int, name: str = "array")
     mono_N = waveform.mean(axis=1) if waveform.ndim == 2 else waveform
     if not np.isfinite(mono_N).all():
         raise AudioError(f"{name}: the audio holds samples that are not numbers; record or export it again")
-    if rate_hz != SAMPLE_RATE_HZ and mono_N.size:
-        mono_N = soxr.resample(mono_N, rate_hz, SAMPLE_RATE_HZ)
-    return np.ascontiguousarray(mono_N.clip(-1.0, 1.0), dtype=np.float32)
+    return np.asarray(mono_N, np.float32)
 
 
 def _to_float(samples: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.float32]:

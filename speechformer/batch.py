@@ -7,6 +7,7 @@ written under another name first, so what has its name is complete.
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import json
 import os
@@ -34,7 +35,7 @@ class Done:
     """What became of one input: a line of the report."""
 
     path: str
-    status: Literal["done", "skipped", "failed"]
+    status: Literal["done", "skipped", "failed", "not reached"]
     outputs: tuple[str, ...] = ()
     duration_s: float = 0.0
     error: str = ""
@@ -49,7 +50,11 @@ def find_inputs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Input], l
     inputs: dict[Path, Input] = {}
     problems = []
     for path in map(Path, paths):
-        found = _expand(path)
+        try:
+            found = _expand(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            found = f"{path}: cannot be looked up ({str(reason).lower()}); check the path"
         if isinstance(found, str):
             problems.append(found)
             continue
@@ -77,10 +82,8 @@ def _expand(path: Path) -> list[Input] | str:
 
 
 def _below(path: Path, folder: Path) -> Path:
-    try:
-        return path.relative_to(folder)
-    except ValueError:
-        return Path(path.name)
+    """Return a file's place below a folder; one that lies elsewhere keeps what differs of its path."""
+    return Path(*(part for part in Path(os.path.relpath(path, folder)).parts if part != ".."))
 
 
 def read_list(path: Path) -> list[str]:
@@ -126,7 +129,7 @@ def check_outputs(outputs: Mapping[Path, Sequence[Path]]) -> None:
 
 def write_file(path: Path, text: str) -> None:
     """Write a file whole or not at all. Raises OutputError where that cannot be done."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

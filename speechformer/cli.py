@@ -8,6 +8,7 @@ that needs them, so `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Change = Callable[["Waveform", int], "Waveform"]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DONE, SOME_FAILED, USAGE, NONE_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 FORMATS = ("txt", "json", "jsonl", "csv", "tsv", "srt", "vtt")  # those of speechformer.formats
 SHORT = 32  # so many files need no progress bar
@@ -51,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpeechformerError as error:
         _complain(error)
         return USAGE
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"stdout: {(error.strerror or str(error)).lower()}" if error.filename is None else error)
+            return SOME_FAILED
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else closing it fails once more
         return SOME_FAILED
     except KeyboardInterrupt:
@@ -220,6 +225,8 @@ def _transcribe(args: argparse.Namespace) -> int:
     if "-" in args.paths or args.raw:
         return _transcribe_stdin(args)
     paths = [*args.paths, *(batch.read_list(args.from_file) if args.from_file else ())]
+    if "" in paths:
+        raise SpeechformerError("an empty path was given; is a variable unset?")
     if not paths:
         raise SpeechformerError("nothing to transcribe; give a file, a folder, or --from-file LIST")
     inputs, problems = batch.find_inputs(paths)
@@ -227,6 +234,10 @@ def _transcribe(args: argparse.Namespace) -> int:
     if not to_files and (args.resume or args.overwrite or len(args.format) > 1):
         raise SpeechformerError("--resume, --overwrite and several forms are for files; give --output-dir or --beside")
     outputs = batch.plan_outputs(inputs, args.output_dir, args.format) if to_files else {}
+    if args.report and args.report.exists() and not (args.resume or args.overwrite):
+        raise SpeechformerError(f"{args.report}: stands already; give --overwrite or another name for the report")
+    if args.report and args.report in {*(one.path for one in inputs), args.ref, args.from_file, *map(Path, args.paths)}:
+        raise SpeechformerError(f"{args.report}: is read by this run; give another name for the report")
     results = [batch.Done("", "failed", error=problem) for problem in problems]
     for problem in problems:
         _complain(problem)
@@ -238,13 +249,12 @@ def _transcribe(args: argparse.Namespace) -> int:
         batch.check_outputs(outputs)
     try:
         _transcribe_inputs(args, inputs, outputs, results)
-    except OutputError as error:  # the next one could not be written either
-        _complain(error)
-        results.append(batch.Done("", "failed", error=str(error)))
     finally:
+        reached = {one.path for one in results}
+        results += [batch.Done(str(one.path), "not reached") for one in inputs if str(one.path) not in reached]
         if args.report:
             batch.write_report(args.report, results)
-    n_failed = sum(one.status == "failed" for one in results)
+    n_failed = sum(one.status in ("failed", "not reached") for one in results)
     if n_failed and n_failed < len(results):
         _complain(f"{n_failed} of {len(results)} inputs could not be transcribed")
     return DONE if not n_failed else SOME_FAILED if n_failed < len(results) else NONE_DONE
@@ -266,20 +276,29 @@ def _transcribe_inputs(
     scored: list[Heard] = []
     transcripts = _load(args).transcribe_files([one.path for one in inputs]) if inputs else iter(())
     try:
-        for one, result in zip(inputs, _progress(transcripts, "transcribing", len(inputs), args.quiet), strict=True):
+        for one, result in zip(inputs, _progress(transcripts, "transcribing", len(inputs), args.quiet), strict=False):
             if isinstance(result, AudioError):
                 _complain(result)
                 results.append(Done(str(one.path), "failed", error=str(result)))
                 continue
-            for output in outputs.get(one.path, ()):
-                write_file(output, write(result, output.suffix[1:]))
+            try:
+                for output in outputs.get(one.path, ()):
+                    if not (args.resume and output.exists()):
+                        write_file(output, write(result, output.suffix[1:]))
+            except OutputError as error:
+                _complain(error)
+                results.append(Done(str(one.path), "failed", error=str(error)))
+                if getattr(error.__cause__, "errno", None) in FULL:
+                    break  # the next one could not be written either
+                continue
             if not outputs:
                 printer.add(result)
             results.append(Done(str(one.path), "done", tuple(map(str, outputs.get(one.path, ()))), result.duration_s))
             if (text := said.get(one.path.resolve())) is not None:
                 scored.append(Heard(text, result.text, result.name, result.duration_s))
     finally:
-        printer.close()
+        if not (args.output_dir or args.beside):
+            printer.close()
     if args.ref:
         print(_told_score(scored, n_worst=5), end="", file=sys.stderr)
 
@@ -299,7 +318,8 @@ def _transcribe_stdin(args: argparse.Namespace) -> int:
     from speechformer.audio import load_audio
     from speechformer.formats import Printer
 
-    if args.paths not in (["-"], []) or args.from_file or args.output_dir or args.beside or len(args.format) > 1:
+    for_files = (args.from_file, args.output_dir, args.beside, args.report, args.ref, args.resume, args.overwrite)
+    if args.paths not in (["-"], []) or any(for_files) or len(args.format) > 1:
         raise SpeechformerError("stdin is one recording, written to stdout in one form; give nothing beside -")
     sound = sys.stdin.buffer.read()
     try:
@@ -505,6 +525,8 @@ def _serve(args: argparse.Namespace) -> int:
     from speechformer.checkpoint import find_model
 
     http, wyoming = args.http_port is not None, args.wyoming_port is not None
+    if not (http or wyoming):
+        raise SpeechformerError("both protocols are left out; give one of them a port")
     check_exposure(args.host, http, wyoming, args.token, args.wyoming_open)  # before the model is loaded
     name = find_model(args.model).name
     serve(_load(args), name, args.host, args.http_port, args.wyoming_port, args.token, args.wyoming_open)

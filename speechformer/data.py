@@ -224,7 +224,8 @@ class TrainingSet(Dataset[Batch]):
             if short and (phrase or draw.random() < self.config.phrase_share):
                 wanted = wanted if phrase else int(draw.integers(2, 6))
                 phrase.append(row)
-                if len(phrase) == wanted or self._seconds((*phrase, row)) > self.config.max_s:
+                longest = self._seconds(tuple(phrase)) + self.config.phrase_part_s + self.config.pause_s
+                if len(phrase) == wanted or longest > self.config.max_s:
                     items.append(tuple(phrase))
                     phrase = []
             else:

@@ -55,7 +55,7 @@ class Printer:
 
     def close(self) -> None:
         """Write what was kept."""
-        if self.array:
+        if self.form == "json" and not self.alone:
             self.stream.write(json.dumps(self.array, ensure_ascii=False, indent=2) + "\n")
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speechformer import __version__
 from speechformer.engine import CODES, Engine, Limits, Refusal, read_upload, too_large
-from speechformer.formats import plain_text, write
+from speechformer.formats import write
 from speechformer.transcript import Transcript
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
@@ -61,7 +61,7 @@ def _respond(transcript: Transcript, form: ResponseFormat) -> Response:
         return JSONResponse({"text": transcript.text})
     if form == "verbose_json":
         return JSONResponse(_verbose(transcript))
-    return PlainTextResponse(plain_text(transcript) + "\n" if form == "text" else write(transcript, form))
+    return PlainTextResponse(transcript.text + "\n" if form == "text" else write(transcript, form))
 
 
 def _verbose(transcript: Transcript) -> dict[str, Any]:

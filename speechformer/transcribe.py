@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from speechformer.automaton import TokenAutomaton
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.confidence import share, weigh
 from speechformer.decoding import DecodingConfig, Hypothesis, Task, search_together
-from speechformer.errors import AudioError
+from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, collate, extract
 from speechformer.grammar import Grammar, Interpretation
 from speechformer.model import has_fast_bfloat16, in_bfloat16
@@ -62,7 +62,8 @@ class Heard:
         """Return it as a stretch of its recording."""
         end_s = start_s + length_s
         words = tuple(
-            replace(word, start_s=start_s + word.start_s, end_s=min(end_s, start_s + word.end_s)) for word in self.words
+            replace(word, start_s=min(end_s, start_s + word.start_s), end_s=min(end_s, start_s + word.end_s))
+            for word in self.words
         )
         return Segment(self.text, start_s, end_s, self.hypothesis.log_probability, self.command, words)
 
@@ -106,6 +107,8 @@ class Transcriber:
         precision: Precision = "auto",
         word_times: bool = False,
     ) -> None:
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision is auto, fp32 or bf16, not {precision!r}")
         self.word_times = word_times
         self.checkpoint, self.device, self.precision = checkpoint, device, precision
         fast = precision == "auto" and has_fast_bfloat16(device)
@@ -185,9 +188,9 @@ class Transcriber:
                 recording.error = error
             if len(spans) >= GROUP:
                 self._hear_spans(spans)
-            if not spans:
-                yield from (one.result() for one in waiting)
-                waiting = []
+            unheard = spans[0][0] if spans else None
+            while waiting and waiting[0] is not unheard:
+                yield waiting.pop(0).result()
         self._hear_spans(spans)
         yield from (one.result() for one in waiting)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,28 @@ def test_a_long_file_of_another_rate_is_resampled_across_its_blocks(
     assert abs(len(read_N) - len(whole_N)) <= 1
     n_samples = min(len(read_N), len(whole_N))
     assert np.abs(read_N[:n_samples] - whole_N[:n_samples]).max() < 1e-3
+
+
+def test_a_long_file_is_checked_and_clipped_as_a_short_one(tmp_path: Path) -> None:
+    loud_N = 0.8 * np.random.default_rng(0).standard_normal(70 * 44_100).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", loud_N, 44_100, subtype="FLOAT")
+    read_N = np.concatenate([span_N for _, span_N in read_spans(tmp_path / "loud.wav", 10.0)])
+    np.testing.assert_allclose(read_N, load_audio(tmp_path / "loud.wav")[: len(read_N)], atol=1e-3)
+    soundfile.write(tmp_path / "slow.wav", np.zeros(70 * 800), 800)
+    with pytest.raises(AudioError, match="800 Hz is out of range"):
+        next(iter(read_spans(tmp_path / "slow.wav", 10.0)))
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    write_wav(tmp_path / "sound.wav", tone().astype(np.float32))
+    if not Path("/dev/fd").exists():
+        pytest.skip("pipes have no names here")
+    reading, writing = os.pipe()
+    os.write(writing, (tmp_path / "sound.wav").read_bytes())
+    os.close(writing)
+    ((_, span_N),) = read_spans(f"/dev/fd/{reading}", 10.0)
+    os.close(reading)
+    assert len(span_N) == 8000
 
 
 def test_a_short_file_is_one_span(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tree: Path) -> None
 def test_a_manifest_names_its_recordings(tree: Path) -> None:
     rows = [{"audio_filepath": "sub/b.FLAC"}, {"audio_filepath": "/elsewhere/d.wav"}]
     (tree / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert mirrors(find_inputs([tree / "rows.jsonl"])[0]) == ["sub/b.FLAC", "d.wav"]
+    assert mirrors(find_inputs([tree / "rows.jsonl"])[0]) == ["sub/b.FLAC", "elsewhere/d.wav"]
 
 
 def test_what_is_named_twice_is_found_once_and_what_is_not_there_is_told(tree: Path) -> None:

@@ -163,6 +163,50 @@ def test_a_batch_is_scored_while_it_is_transcribed(run: Run, wav: Path, tmp_path
     assert "nothing to score" in run("transcribe", wav, "--ref", tmp_path / "rows.jsonl")[2]
 
 
+def test_resume_adds_a_form_and_leaves_what_stands(run: Run, wav: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "good.txt").write_text("mine\n")
+    assert run("transcribe", wav, "--output-dir", out, "--format", "txt,srt", "--resume")[0] == DONE
+    assert (out / "good.txt").read_text() == "mine\n"
+    assert (out / "good.srt").exists()
+
+
+def test_one_output_that_cannot_be_written_does_not_stop_the_others(run: Run, tmp_path: Path) -> None:
+    sounds, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
+    for name in ("a.wav", "sub/b.wav", "z.wav"):
+        (sounds / name).parent.mkdir(parents=True, exist_ok=True)
+        write_wav(sounds / name, spoken("go"))
+    out.mkdir()
+    (out / "sub").write_text("a file, no folder")
+    assert run("transcribe", sounds, "--output-dir", out, "--report", report)[0] == SOME_FAILED
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [(Path(row["path"]).name, row["status"]) for row in rows] == [
+        ("a.wav", "done"), ("b.wav", "failed"), ("z.wav", "done"),
+    ]  # fmt: skip
+    status, _, errors = run("transcribe", sounds, "--output-dir", tmp_path / "new", "--report", report)
+    assert status == USAGE
+    assert "give --overwrite or another name" in errors
+
+
+def test_a_manifest_that_looks_elsewhere_stays_below_the_output_folder(run: Run, wav: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    write_manifest(tmp_path / "lists" / "rows.jsonl", [{"audio_filepath": "../good.wav"}])
+    assert run("transcribe", tmp_path / "lists" / "rows.jsonl", "--output-dir", tmp_path / "out")[0] == DONE
+    assert (tmp_path / "out" / "good.txt").exists()
+
+
+def test_what_cannot_even_be_looked_up_is_one_sentence_and_the_rest_goes_on(
+    run: Run, wav: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_text(f"{'x' * 300}\n{wav}\n")
+    status, out, errors = run("transcribe", "--from-file", tmp_path / "list")
+    assert status == SOME_FAILED
+    assert out.startswith(f"{wav}: ")
+    assert "file name too long" in errors
+    assert json.loads(run("transcribe", tmp_path / "gone.wav", tmp_path / "gone2.wav", "--format", "json")[1]) == []
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence(run: Run, wav: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, no folder")
     status, _, errors = run("transcribe", wav, "--output-dir", tmp_path / "out")
@@ -206,6 +250,8 @@ def test_a_name_of_any_bytes_is_transcribed(run: Run, wav: Path, tmp_path: Path)
     ("arguments", "problem"),
     [
         ((), "nothing to transcribe"),
+        (("",), "an empty path was given"),
+        (("-", "--report", "r.jsonl"), "stdin is one recording"),
         (("x.wav", "--resume"), "are for files"),
         (("x.wav", "--format", "txt,json"), "are for files"),
         (("x.wav", "y.wav", "--format", "srt"), "holds one recording"),

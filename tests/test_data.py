@@ -187,7 +187,7 @@ def test_a_phrase_has_the_words_and_the_length_of_its_parts(make_set: MakeSet, t
 def test_only_short_utterances_are_strung_and_no_phrase_is_longer_than_an_utterance_may_be(make_set: MakeSet) -> None:
     items = [item for batch in make_set(times=50, phrase_share=1.0, phrase_part_s=0.5).plan(0) for item in batch]
     assert set(map(len, items)) == {0, 1}
-    training_set = make_set(times=100, phrase_share=1.0, max_s=3.0, pause_s=0.2)
+    training_set = make_set(times=100, phrase_share=1.0, max_s=3.0, phrase_part_s=0.7, pause_s=0.2)
     phrases = [item for batch in training_set.plan(0) for item in batch]
     assert max(map(len, phrases)) > 2
     assert max(map(training_set._seconds, phrases)) <= 3.0

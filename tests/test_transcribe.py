@@ -9,12 +9,12 @@ import pytest
 from speechformer import DecodingConfig, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.checkpoint import Checkpoint
-from speechformer.errors import AudioError, CheckpointError
+from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
 from speechformer.model import ModelConfig, SpeechTransformer
 from speechformer.tokenizer import Tokenizer
-from speechformer.transcribe import MAX_SPAN_S, Precision
+from speechformer.transcribe import MAX_SPAN_S, Heard, Precision
 from tests.conftest import spoken
 
 
@@ -93,6 +93,25 @@ def test_a_command_is_the_same_alone_and_among_others(transcriber: Transcriber, 
         assert (one.status, one.heard) == (other.status, other.heard)
         assert [a.text for a in one.alternatives] == [a.text for a in other.alternatives]
         assert one.confidence == pytest.approx(other.confidence, abs=1e-5 if precision == "fp32" else 0.01)
+
+
+def test_recordings_come_out_as_soon_as_they_are_heard(
+    transcriber: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcriber, "_hear", lambda pieces: [Heard("go")] * len(pieces))
+    paths = [tmp_path / f"{i}.wav" for i in range(12)]
+    for path in paths:
+        write_wav(path, np.zeros(100 * SAMPLE_RATE_HZ, np.float32))
+    n_read = []
+    results = transcriber.transcribe_files(paths, lambda waveform_N, number: n_read.append(number) or waveform_N)
+    held = [len(n_read) - i for i, _ in enumerate(results, 1)]
+    assert max(held) <= 5
+    assert len(held) == 12
+
+
+def test_a_precision_that_there_is_not_is_refused(transcriber: Transcriber) -> None:
+    with pytest.raises(ConfigError, match="precision is auto, fp32 or bf16, not 'bf61'"):
+        Transcriber(transcriber.checkpoint, precision="bf61")  # type: ignore[arg-type]
 
 
 def test_lower_precision_leaves_the_model_as_it_is_and_computes_nearly_the_same(transcriber: Transcriber) -> None:

@@ -56,7 +56,7 @@ def date(draw: random.Random) -> str:
     """Draw a date, with its day of the week or its year at times."""
     ordinal = str(num2words(draw.randint(1, 31), to="ordinal")).replace("-", " ")
     year = draw.randint(1900, 2039)
-    spoken_year = f"{spoken(year // 100)} {spoken(year % 100)}" if year % 100 else f"{spoken(year // 100)} hundred"
+    spoken_year = _spoken_year(year)
     parts = [
         draw.choice(("", draw.choice(DAYS))),
         draw.choice(MONTHS),
@@ -64,6 +64,13 @@ def date(draw: random.Random) -> str:
         draw.choice(("", spoken_year)),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _spoken_year(year: int) -> str:
+    century, rest = divmod(year, 100)
+    if 2000 <= year < 2010:
+        return spoken(year)
+    return f"{spoken(century)} {'hundred' if not rest else f'oh {spoken(rest)}' if rest < 10 else spoken(rest)}"
 
 
 def time(draw: random.Random) -> str:
