@@ -39,9 +39,7 @@ def load_audio(source: AudioSource) -> Waveform:
     try:
         samples, rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, EOFError, MemoryError) as error:
-        raise AudioError(
-            f"{name}: not audio that can be read ({_reason(error)}); give a WAV, FLAC, OGG or MP3 file"
-        ) from error
+        raise _unreadable(name, error) from error
     return _convert_all(samples, rate_hz, name)
 
 
@@ -64,13 +62,11 @@ def read_spans(path: str | os.PathLike[str], max_s: float) -> Iterator[tuple[int
             if sound.frames <= LONG_S * sound.samplerate:
                 samples = sound.read(int(LONG_S * sound.samplerate), dtype="float32", always_2d=True)
                 waveform_N = _convert_all(samples, sound.samplerate, name)
-                yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, max_s))
+                yield from spans(waveform_N, max_s)
                 return
             yield from _cut(_blocks(sound, name), max_s)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, EOFError, MemoryError) as error:
-        raise AudioError(
-            f"{name}: not audio that can be read ({_reason(error)}); give a WAV, FLAC, OGG or MP3 file"
-        ) from error
+        raise _unreadable(name, error) from error
 
 
 def _blocks(sound: soundfile.SoundFile, name: str) -> Iterator[Waveform]:
@@ -136,9 +132,10 @@ def _check_riff(file: BinaryIO, n_bytes: int | None, path: Path) -> None:
         file.seek(size + size % 2, os.SEEK_CUR)
 
 
-def _reason(error: Exception) -> str:
+def _unreadable(name: str, error: Exception) -> AudioError:
     text = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
-    return text[:1].lower() + text[1:]
+    reason = text[:1].lower() + text[1:]
+    return AudioError(f"{name}: not audio that can be read ({reason}); give a WAV, FLAC, OGG or MP3 file")
 
 
 def convert(samples: npt.NDArray[np.generic], rate_hz: int, name: str = "array") -> Waveform:
@@ -194,6 +191,11 @@ def segment(waveform_N: Waveform, max_s: float) -> list[tuple[int, int]]:
         ranges.append((start, end))
         start = end
     return [*ranges, (start, len(waveform_N))]
+
+
+def spans(waveform_N: Waveform, max_s: float) -> Iterator[tuple[int, Waveform]]:
+    """Yield what `segment` cuts: (first sample, `waveform_N` of the span)."""
+    yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, max_s))
 
 
 def _cut_place(span_N: Waveform) -> int:

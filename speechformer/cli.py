@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechformer import __version__
 from speechformer.errors import AudioError, OutputError, SpeechformerError
+from speechformer.formats import FORMATS, SUBTITLES, Printer, write
 
 if TYPE_CHECKING:
     from speechformer.audio import Waveform
@@ -30,7 +31,6 @@ Result = TypeVar("Result")
 Change = Callable[["Waveform", int], "Waveform"]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DONE, SOME_FAILED, USAGE, NONE_DONE, INTERRUPTED = 0, 1, 2, 3, 130
-FORMATS = ("txt", "json", "jsonl", "csv", "tsv", "srt", "vtt")  # those of speechformer.formats
 SHORT = 32  # so many files need no progress bar
 EVERY_S = 10.0  # between lines of progress
 
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpeechformerError as error:
         _complain(error)
         return USAGE
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _complain(f"stdout: {(error.strerror or str(error)).lower()}" if error.filename is None else error)
-            return SOME_FAILED
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else closing it fails once more
+        return SOME_FAILED
+    except OSError as error:
+        _complain(f"stdout: {(error.strerror or str(error)).lower()}" if error.filename is None else error)
         return SOME_FAILED
     except KeyboardInterrupt:
         _complain("interrupted")
@@ -242,7 +242,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     for problem in problems:
         _complain(problem)
     if args.resume:
-        there = [one for one in inputs if all(output.exists() for output in outputs[one.path])]
+        there = dict.fromkeys(one for one in inputs if all(output.exists() for output in outputs[one.path]))
         results += [batch.Done(str(one.path), "skipped", tuple(map(str, outputs[one.path]))) for one in there]
         inputs = [one for one in inputs if one not in there]
     elif not args.overwrite:
@@ -266,7 +266,6 @@ def _transcribe_inputs(
     """Transcribe every input, write it where it belongs, and add what became of it to the results."""
     from speechformer.batch import Done, write_file
     from speechformer.error_report import Heard
-    from speechformer.formats import SUBTITLES, Printer, write
 
     alone = len(args.paths) == 1 == len(inputs) and not args.from_file and not Path(args.paths[0]).is_dir()
     if not outputs and args.format[0] in SUBTITLES and not alone:
@@ -316,7 +315,6 @@ def _transcribe_stdin(args: argparse.Namespace) -> int:
     import numpy as np
 
     from speechformer.audio import load_audio
-    from speechformer.formats import Printer
 
     for_files = (args.from_file, args.output_dir, args.beside, args.report, args.ref, args.resume, args.overwrite)
     if args.paths not in (["-"], []) or any(for_files) or len(args.format) > 1:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from speechformer.alignment import Span, align, confidence, seconds, word_groups
-from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, segment
+from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, spans
 from speechformer.automaton import TokenAutomaton
 from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.confidence import share, weigh
@@ -157,7 +157,7 @@ class Transcriber:
 
         def changed(path: str | os.PathLike[str], number: int) -> Iterator[tuple[int, Waveform]]:
             assert change is not None
-            yield from _spans(change(load_audio(path), number))
+            yield from spans(change(load_audio(path), number), MAX_SPAN_S)
 
         return self._transcribe(
             (os.fspath(path), changed(path, number) if change else read_spans(path, MAX_SPAN_S))
@@ -166,44 +166,45 @@ class Transcriber:
 
     def transcribe_waveforms(self, waveforms: Sequence[Waveform], names: Sequence[str]) -> list[Transcript]:
         """Transcribe several `waveform_N` at once, in batches of similar length; the order is kept."""
-        results = self._transcribe(zip(names, map(_spans, waveforms), strict=True))
+        pieces = (spans(waveform_N, MAX_SPAN_S) for waveform_N in waveforms)
+        results = self._transcribe(zip(names, pieces, strict=True))
         return [one for one in results if isinstance(one, Transcript)]
 
     def _transcribe(
         self, sounds: Iterable[tuple[str, Iterator[tuple[int, Waveform]]]]
     ) -> Iterator[Transcript | AudioError]:
-        """Transcribe what comes in spans, many spans at a time; yield in order, as soon as all of one is heard."""
+        """Transcribe what comes in spans, many at a time; yield in order, as soon as all of one is heard."""
         waiting: list[_Recording] = []
-        spans: list[tuple[_Recording, int, Waveform]] = []
+        batch: list[tuple[_Recording, int, Waveform]] = []
         for name, pieces in sounds:
             recording = _Recording(name)
             waiting.append(recording)
             try:
                 for start, waveform_N in pieces:
                     recording.n_samples = start + len(waveform_N)
-                    spans.append((recording, start, waveform_N))
-                    if sum(len(one[2]) for one in spans) > GROUP_S * SAMPLE_RATE_HZ:
-                        self._hear_spans(spans)
+                    batch.append((recording, start, waveform_N))
+                    if sum(len(one[2]) for one in batch) > GROUP_S * SAMPLE_RATE_HZ:
+                        self._hear_spans(batch)
             except AudioError as error:
                 recording.error = error
-            if len(spans) >= GROUP:
-                self._hear_spans(spans)
-            unheard = spans[0][0] if spans else None
+            if len(batch) >= GROUP:
+                self._hear_spans(batch)
+            unheard = batch[0][0] if batch else None
             while waiting and waiting[0] is not unheard:
                 yield waiting.pop(0).result()
-        self._hear_spans(spans)
+        self._hear_spans(batch)
         yield from (one.result() for one in waiting)
 
-    def _hear_spans(self, spans: list[tuple[_Recording, int, Waveform]]) -> None:
+    def _hear_spans(self, batch: list[tuple[_Recording, int, Waveform]]) -> None:
         """Hear spans, add them to their recordings, and empty the list."""
         started = time.perf_counter()
-        heard = self._hear([waveform_N for _, _, waveform_N in spans])
+        heard = self._hear([waveform_N for _, _, waveform_N in batch])
         elapsed_s = time.perf_counter() - started
-        for (recording, start, waveform_N), one in zip(spans, heard, strict=True):
+        for (recording, start, waveform_N), one in zip(batch, heard, strict=True):
             recording.segments.append(one.segment(start / SAMPLE_RATE_HZ, len(waveform_N) / SAMPLE_RATE_HZ))
-        for recording in {id(recording): recording for recording, _, _ in spans}.values():
+        for recording in {id(recording): recording for recording, _, _ in batch}.values():
             recording.elapsed_s += elapsed_s
-        spans.clear()
+        batch.clear()
 
     def _hear(self, pieces: Sequence[Waveform]) -> list[Heard]:
         """Return text, log probability and command of pieces that each fit the model."""
@@ -229,10 +230,11 @@ class Transcriber:
             tasks.append(Task(config, self.commands))
         free, *others = search_together(model, memory_BMD, mask_BM, tasks)
         texts = [self.checkpoint.tokenizer.decode(one[0].tokens) for one in free]
+        found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
+        if not (others or self.word_times):
+            return found
         log_probs_BMV = model.ctc_logits(memory_BMD).float().log_softmax(-1)
-        if not others:
-            found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
-        else:
+        if others:
             blanks = ((log_probs_BMV[..., BLANK] * mask_BM).sum(1) / mask_BM.sum(1)).tolist()
             found = [
                 self._command(hypotheses, one[0], text, blank)
@@ -249,13 +251,13 @@ class Transcriber:
     def _words(self, heard: Heard, log_probs_MV: Tensor) -> tuple[Word, ...]:
         """Say when the words of a text were said."""
         tokens = heard.hypothesis.tokens if heard.text else ()
-        spans = align(log_probs_MV, tokens)
-        if not spans:
+        aligned = align(log_probs_MV, tokens)
+        if not aligned:
             return ()
         pieces, features = self.checkpoint.tokenizer.pieces(tokens), self.checkpoint.features
         words = []
         for group in word_groups(pieces):
-            whole = Span(spans[group[0]].first, spans[group[-1]].end)
+            whole = Span(aligned[group[0]].first, aligned[group[-1]].end)
             start_s, end_s = seconds(whole, self.model.config, FRAMES_PER_S, features.edge_s)
             sure = confidence([heard.hypothesis.token_log_probabilities[i] for i in group])
             text = "".join(pieces[i] for i in group).replace("▁", "")
@@ -292,10 +294,6 @@ class Transcriber:
             if meaning and all(meaning != other for _, other in meanings):
                 meanings.append((one, meaning))
         return meanings
-
-
-def _spans(waveform_N: Waveform) -> Iterator[tuple[int, Waveform]]:
-    yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, MAX_SPAN_S))
 
 
 def _batches(order: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:
