@@ -56,9 +56,7 @@ def compile_commands(text: str, is_yaml: bool, name: str) -> Grammar:
 
 @lru_cache(N_KEPT)
 def _listen_for(transcriber: Transcriber, grammar: Grammar) -> Transcriber:
-    return Transcriber(
-        transcriber.checkpoint, device=transcriber.device, commands=grammar, precision=transcriber.precision
-    )
+    return transcriber.with_commands(grammar)
 
 
 def listen_for(transcriber: Transcriber, text: str, name: str) -> Transcriber:

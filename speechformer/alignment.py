@@ -10,10 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from speechformer.model import ModelConfig
+from speechformer.decoding import Floats
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import PAD as BLANK
 
 
@@ -25,17 +23,18 @@ class Span:
     end: int
 
 
-def align(log_probs_MV: Tensor, tokens: Sequence[int]) -> list[Span]:
+def align(log_probs_MV: Floats, tokens: Sequence[int]) -> list[Span]:
     """Return the span of each token on the best CTC path (Graves et al. 2006; Kürzinger et al. 2020).
 
     There are none where the tokens do not fit into the positions.
     """
-    from torchaudio.functional import forced_align, merge_tokens  # half a second to import
-
     n_blanks_needed = sum(first == second for first, second in itertools.pairwise(tokens))
     if not tokens or len(tokens) + n_blanks_needed > len(log_probs_MV):
         return []
-    path_1M, scores_1M = forced_align(log_probs_MV[None].float().cpu(), torch.tensor([list(tokens)]), blank=BLANK)
+    import torch  # with torchaudio two seconds to load
+    from torchaudio.functional import forced_align, merge_tokens
+
+    path_1M, scores_1M = forced_align(torch.from_numpy(log_probs_MV)[None], torch.tensor([list(tokens)]), blank=BLANK)
     return [Span(one.start, one.end) for one in merge_tokens(path_1M[0], scores_1M[0], blank=BLANK)]
 
 

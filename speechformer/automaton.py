@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from speechformer.grammar import Config, Grammar
 from speechformer.network import ANY_WORD
@@ -41,18 +41,18 @@ class TokenAutomaton:
         self.ids: dict[frozenset[_Node], int] = {}
         self.nodes: list[frozenset[_Node]] = []
         self.nexts: list[dict[int, int]] = []
-        self.masks: list[Tensor | None] = []
+        self.masks: list[npt.NDArray[np.bool_] | None] = []
         pieces = [str(tokenizer.processor.IdToPiece(i)) for i in range(len(tokenizer))]
         self.begins = [i for i, piece in enumerate(pieces) if i > UNK and piece.startswith("▁")]
         self.goes_on = [i for i, piece in enumerate(pieces) if i > UNK and not piece.startswith("▁")]
         self.is_blank = [not normalise(piece) for piece in pieces]  # of no letters: a lone ▁ or apostrophe
         self._number(frozenset([_Node(arrivals={grammar.start: None})]))
 
-    def allowed(self, state: int) -> Tensor:
+    def allowed(self, state: int) -> npt.NDArray[np.bool_]:
         """Return `allowed_V`, True where a token may come next; EOS where a sentence may end."""
         mask_V = self.masks[state]
         if mask_V is None:
-            mask_V = torch.zeros(len(self.tokenizer), dtype=torch.bool)
+            mask_V = np.zeros(len(self.tokenizer), np.bool_)
             nodes = self.nodes[state]
             mask_V[[token for node in nodes for token in node.arcs]] = True
             mask_V[EOS] = any(node.ends for node in nodes)

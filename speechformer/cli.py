@@ -1,4 +1,4 @@
-"""The command line: `speechformer transcribe | evaluate | grammar | train | serve | info | app`.
+"""The command line: `speechformer transcribe | evaluate | grammar | train | serve | export | info | app`.
 
 Exit status: 0 all done, 1 some inputs failed, 2 the command or its settings are wrong, 3 nothing was done,
 130 interrupted. Results go to stdout, progress and errors to stderr. Heavy modules are imported by the command
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_grammar(commands)
     _add_train(commands)
     _add_serve(commands)
+    _add_export(commands)
     info = commands.add_parser("info", help="print versions and the models at hand")
     info.set_defaults(command=_info)
     app = commands.add_parser("app", help="open the app in a browser (needs the extra: speechformer[app])")
@@ -95,10 +96,14 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beam", type=_positive, help="hypotheses kept while searching (4; 1 is greedy; at least 8 with --commands)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is the faster"
+        "--engine", choices=("auto", "onnx", "torch"), default="auto", help="auto: ONNX Runtime where it can"
     )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    parser.add_argument(
+        "--precision", choices=("auto", "int8", "bf16", "fp32"), default="auto", help="auto: the fastest there is"
+    )
+    parser.add_argument("--threads", type=_positive, help="processor threads (all)")
 
 
 def _decibels(text: str) -> tuple[float, ...]:
@@ -134,7 +139,6 @@ def _add_serve(commands: Any) -> None:
         "--token", default=os.environ.get("SPEECHFORMER_TOKEN"), help="what HTTP clients must send (SPEECHFORMER_TOKEN)"
     )
     parser.add_argument("--wyoming-open", action="store_true", help="let every machine that reaches --host use Wyoming")
-    parser.add_argument("--threads", type=_positive, help="processor threads (all)")
     parser.set_defaults(command=_serve)
 
 
@@ -166,7 +170,6 @@ def _add_transcribe(commands: Any) -> None:
     standing.add_argument("--overwrite", action="store_true", help="write files anew that stand already")
     parser.add_argument("--ref", type=Path, metavar="MANIFEST", help="score against the texts of a manifest, on stderr")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each input, JSON lines")
-    parser.add_argument("--threads", type=_positive, help="processor threads (all)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(command=_transcribe)
 
@@ -203,20 +206,26 @@ def _add_train(commands: Any) -> None:
     parser.set_defaults(command=_train)
 
 
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser("export", help="write a model for ONNX Runtime, which needs no torch")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--model", help="model folder or name (commands-en)")
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of the matrices (int8)")
+    parser.set_defaults(command=_export)
+
+
 def _load(args: argparse.Namespace) -> Transcriber:
     from dataclasses import replace
 
     from speechformer.transcribe import BESIDE_COMMANDS, FREE, Transcriber
 
-    if getattr(args, "threads", None):
-        import torch
-
-        torch.set_num_threads(args.threads)
     usual = BESIDE_COMMANDS if args.commands else FREE
     decoding = replace(usual, beam=args.beam) if args.beam else usual
     in_json = args.command is _transcribe and {"json", "jsonl"} & set(args.format)
     word_times = args.command is _serve or bool(in_json)
-    return Transcriber.from_pretrained(args.model, decoding, args.device, args.commands, args.precision, word_times)
+    return Transcriber.from_pretrained(
+        args.model, decoding, args.device, args.commands, args.precision, word_times, args.engine, args.threads
+    )
 
 
 def _transcribe(args: argparse.Namespace) -> int:
@@ -265,7 +274,6 @@ def _transcribe_inputs(
 ) -> None:
     """Transcribe every input, write it where it belongs, and add what became of it to the results."""
     from speechformer.batch import Done, write_file
-    from speechformer.error_report import Heard
 
     alone = len(args.paths) == 1 == len(inputs) and not args.from_file and not Path(args.paths[0]).is_dir()
     if not outputs and args.format[0] in SUBTITLES and not alone:
@@ -294,6 +302,8 @@ def _transcribe_inputs(
                 printer.add(result)
             results.append(Done(str(one.path), "done", tuple(map(str, outputs.get(one.path, ()))), result.duration_s))
             if (text := said.get(one.path.resolve())) is not None:
+                from speechformer.error_report import Heard
+
                 scored.append(Heard(text, result.text, result.name, result.duration_s))
     finally:
         if not (args.output_dir or args.beside):
@@ -476,9 +486,9 @@ def _evaluate_commands(args: argparse.Namespace, rows: Sequence[dict[str, Any]])
 
 
 def _grammar(args: argparse.Namespace) -> int:
-    from speechformer.checkpoint import find_model
     from speechformer.grammar import Grammar
     from speechformer.grammar_check import check_grammar
+    from speechformer.model_folder import find_model
     from speechformer.tokenizer import Tokenizer
 
     grammar = Grammar.load(args.file)
@@ -494,10 +504,28 @@ def _train(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _export(args: argparse.Namespace) -> int:
+    try:
+        from speechformer.onnx_export import export
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxscript", "sympy"):
+            raise
+        raise SpeechformerError(
+            "exporting needs onnx and onnxscript; install them with: pip install 'speechformer[export]'"
+        ) from error
+    from speechformer.checkpoint import load_checkpoint
+    from speechformer.model_folder import find_model
+
+    export(load_checkpoint(find_model(args.model)), args.onnx, args.precision)
+    print(args.onnx)
+    return DONE
+
+
 def _info(args: argparse.Namespace) -> int:
     import torch
 
-    from speechformer.checkpoint import PRETRAINED, load_checkpoint
+    from speechformer.checkpoint import load_checkpoint
+    from speechformer.model_folder import PRETRAINED
 
     print(f"speechformer {__version__}\ntorch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
     print(f"cuda {'yes' if torch.cuda.is_available() else 'no'}")
@@ -520,7 +548,7 @@ def _serve(args: argparse.Namespace) -> int:
         raise SpeechformerError(
             "the server needs fastapi, uvicorn and wyoming; install them with: pip install 'speechformer[serve]'"
         ) from error
-    from speechformer.checkpoint import find_model
+    from speechformer.model_folder import find_model
 
     http, wyoming = args.http_port is not None, args.wyoming_port is not None
     if not (http or wyoming):

@@ -299,7 +299,7 @@ class TrainingSet(Dataset[Batch]):
 
 def make_batch(features: Sequence[npt.NDArray[np.float32]], tokens: Sequence[Sequence[int]]) -> Batch:
     """Pad utterances and their token ids into a batch."""
-    features_BTC, frames_B = collate(features)
+    features_BTC, frames_B = map(torch.from_numpy, collate(features))
     tokens_B = torch.tensor([len(ids) for ids in tokens])
     tokens_BL = torch.full((len(tokens), int(tokens_B.max()) + 2), PAD)
     for row_L, ids in zip(tokens_BL, tokens, strict=True):

@@ -3,29 +3,64 @@
 A hypothesis scores (1 − w) · log p_attention + w · log p_CTC (Watanabe et al. 2017, equations 9–15), where
 p_CTC of an unfinished hypothesis is the probability of every sentence that begins with it. Greedy decoding
 is a beam of one. A `Constraint`, such as the automaton of a grammar, says which tokens may come next; the search
-is the same. Nothing here knows of audio or text.
+is the same. Nothing here knows of audio or text, nor what library computes the network: a `Recogniser` does.
 
-Suffixes: A utterances that are not finished, W hypotheses of each side by side, R rows (A × W), V vocabulary,
-M encoder positions, L tokens.
+Suffixes: B utterances, T frames, C features, A utterances that are not finished, W hypotheses of each side by side,
+R rows (A × W), V vocabulary, M encoder positions, L tokens.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from speechformer.errors import ConfigError
-from speechformer.model import SpeechTransformer
 from speechformer.tokenizer import BOS, EOS, UNK
 from speechformer.tokenizer import PAD as BLANK
 
 NEVER = -1e30
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Cache(Protocol):
+    """What a decoder need not compute twice, for a grid of utterances by hypotheses."""
+
+    @property
+    def n_utterances(self) -> int:
+        """How many utterances are being decoded."""
+
+    def select(self, rows: Ints, utterances: Ints | None = None) -> Self:
+        """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What was heard: `ctc_log_probs_BMV`, how many positions of each utterance are real, the decoder's beginning."""
+
+    ctc_log_probs_BMV: Floats
+    lengths_B: Ints
+    cache: Any  # a Cache of the recogniser that heard it
+
+
+class Recogniser(Protocol):
+    """A network that hears and writes, whatever library computes it."""
+
+    def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
+        """Encode a batch; the decoder's cache has one hypothesis an utterance."""
+
+    def read(self, tokens_R: Ints, cache: Any) -> tuple[Floats, Any]:
+        """Read one more token of each hypothesis: `log_probs_RV` of what follows it, and the grown cache."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +96,7 @@ class Hypothesis:
 class Constraint(Protocol):
     """What may be written. States are numbers, 0 the begin."""
 
-    def allowed(self, state: int) -> Tensor:
+    def allowed(self, state: int) -> Bools:
         """Return `allowed_V`, True where a token may come next; EOS where the sequence may end."""
 
     def next(self, state: int, token: int) -> int:
@@ -73,47 +108,53 @@ class CtcPrefix:
 
     Forward variables end in a token (`token_AWM`) or a blank (`blank_AWM`) at each position. Their recursion
     r_t = p_t · (r_{t−1} + a_t) is solved for all positions at once: divided by the running product of p it is
-    a running sum, so one `logcumsumexp` replaces the loop over time. A next token, unless it repeats the last
-    one, is entered with the same a_t whatever it is, so the sums for the whole vocabulary are one matrix product.
+    a running sum, of logarithms here. A next token, unless it repeats the last one, is entered with the same a_t
+    whatever it is, so the sums for the whole vocabulary are one matrix product.
     """
 
-    def __init__(self, log_probs_AMV: Tensor, mask_AM: Tensor, n_hypotheses: int = 1) -> None:
+    def __init__(self, log_probs_AMV: Floats, lengths_A: Ints, n_hypotheses: int = 1) -> None:
+        log_probs = log_probs_AMV.astype(np.float64)
+        n_utterances, n_positions, _ = log_probs.shape
         # After an utterance's end the blank is certain: the end then stands for every later position.
-        certain_V = torch.full_like(log_probs_AMV[0, 0], NEVER)
-        certain_V[BLANK] = 0.0
-        log_probs_AMV = torch.where(mask_AM[..., None], log_probs_AMV.double(), certain_V.double())
-        self.log_probs_AVM = log_probs_AMV.transpose(1, 2).contiguous()
-        self.probs_AMV = log_probs_AMV.exp()
-        self.blank_AWM = log_probs_AMV[:, None, :, BLANK].cumsum(-1).repeat(1, n_hypotheses, 1)
-        self.token_AWM = torch.full_like(self.blank_AWM, NEVER)
-        self.last_AW = torch.full_like(self.blank_AWM[..., 0], BOS, dtype=torch.long)
+        beyond_AM = np.arange(n_positions) >= lengths_A[:, None]
+        log_probs[beyond_AM] = NEVER
+        log_probs[beyond_AM, BLANK] = 0.0
+        self.log_probs_AVM = np.ascontiguousarray(log_probs.swapaxes(1, 2))
+        self.probs_AMV = np.exp(log_probs)
+        self.blank_AWM = np.repeat(log_probs[:, None, :, BLANK].cumsum(-1), n_hypotheses, 1)
+        self.token_AWM = np.full_like(self.blank_AWM, NEVER)
+        self.last_AW = np.full((n_utterances, n_hypotheses), BOS)
 
-    def ending(self) -> Tensor:
+    def ending(self) -> Doubles:
         """Return the log probability of each hypothesis as a whole sentence, `ending_AW`."""
-        return torch.logaddexp(self.token_AWM[..., -1], self.blank_AWM[..., -1])
+        ending_AW: Doubles = np.logaddexp(self.token_AWM[..., -1], self.blank_AWM[..., -1])
+        return ending_AW
 
     @cached_property
-    def entries(self) -> tuple[Tensor, Tensor]:
+    def entries(self) -> tuple[Doubles, Doubles]:
         """What a next token is entered with at each position: any other token, and the last one again."""
-        start_AW1 = torch.where(self.last_AW == BOS, 0.0, NEVER).double()[..., None]
-        other_AWM = torch.logaddexp(self.token_AWM, self.blank_AWM)[..., :-1]
+        start_AW1 = np.where(self.last_AW == BOS, 0.0, NEVER)[..., None]
+        other_AWM = np.logaddexp(self.token_AWM, self.blank_AWM)[..., :-1]
         # A token after itself needs a blank between.
-        return torch.cat((start_AW1, other_AWM), -1), torch.cat((start_AW1, self.blank_AWM[..., :-1]), -1)
+        return np.concatenate((start_AW1, other_AWM), -1), np.concatenate((start_AW1, self.blank_AWM[..., :-1]), -1)
 
-    def emissions(self, tokens_AW: Tensor) -> Tensor:
+    def emissions(self, tokens_AW: Ints) -> Doubles:
         """Return the log probability of a token at each position, `emissions_AWM`."""
-        return self.log_probs_AVM[torch.arange(len(tokens_AW), device=tokens_AW.device)[:, None], tokens_AW]
+        return self.log_probs_AVM[np.arange(len(tokens_AW))[:, None], tokens_AW]
 
-    def extensions(self) -> Tensor:
+    def extensions(self) -> Doubles:
         """Return `prefix_AWV` of each hypothesis with each next token."""
         other_AWM, again_AWM = self.entries
-        highest_AW1 = other_AWM.amax(-1, keepdim=True)
-        sums_AWV = torch.bmm((other_AWM - highest_AW1).exp(), self.probs_AMV)
-        prefix_AWV = (sums_AWV.log() + highest_AW1).clamp_min(NEVER)
-        again_AW = (again_AWM + self.emissions(self.last_AW)).logsumexp(-1)
-        return prefix_AWV.scatter_(-1, self.last_AW[..., None], again_AW[..., None])
+        highest_AW1 = other_AWM.max(-1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            prefix_AWV = np.log(np.exp(other_AWM - highest_AW1) @ self.probs_AMV)
+        prefix_AWV = np.maximum(prefix_AWV + highest_AW1, NEVER)
+        again_AW = np.logaddexp.reduce(again_AWM + self.emissions(self.last_AW), -1)
+        rows_A1, columns_W = np.arange(prefix_AWV.shape[0])[:, None], np.arange(prefix_AWV.shape[1])
+        prefix_AWV[rows_A1, columns_W, self.last_AW] = again_AW
+        return prefix_AWV
 
-    def advance(self, kept_A: Tensor, parents_AW: Tensor, tokens_AW: Tensor) -> CtcPrefix:
+    def advance(self, kept_A: Ints, parents_AW: Ints, tokens_AW: Ints) -> CtcPrefix:
         """Return the state of chosen utterances' chosen hypotheses, each with a token added."""
         new = object.__new__(CtcPrefix)
         new.log_probs_AVM, new.probs_AMV, new.last_AW = self.log_probs_AVM, self.probs_AMV, tokens_AW
@@ -122,32 +163,31 @@ class CtcPrefix:
         chosen = kept_A[:, None], parents_AW
         other_AWM, again_AWM = self.entries
         repeats_AW1 = (tokens_AW == self.last_AW[chosen])[..., None]
-        enter_AWM = torch.where(repeats_AW1, again_AWM[chosen], other_AWM[chosen])
+        enter_AWM = np.where(repeats_AW1, again_AWM[chosen], other_AWM[chosen])
         new.token_AWM = _accumulate(enter_AWM, new.emissions(tokens_AW))
-        entered_AWM = torch.cat((torch.full_like(new.token_AWM[..., :1], NEVER), new.token_AWM[..., :-1]), dim=-1)
+        entered_AWM = np.concatenate((np.full_like(new.token_AWM[..., :1], NEVER), new.token_AWM[..., :-1]), -1)
         new.blank_AWM = _accumulate(entered_AWM, new.log_probs_AVM[:, None, BLANK])
         return new
 
 
-def _accumulate(enter: Tensor, emit: Tensor) -> Tensor:
+def _accumulate(enter: Doubles, emit: Doubles) -> Doubles:
     """Solve r_t = emit_t + log(exp r_{t−1} + exp enter_t) along the last dimension, r before the first being 0."""
-    running = emit.clamp_min(-1e4).cumsum(-1)
-    before = torch.cat((torch.zeros_like(running[..., :1]), running[..., :-1]), dim=-1)
-    return (running + (enter - before).logcumsumexp(-1)).clamp_min(NEVER)
+    running = np.maximum(emit, -1e4).cumsum(-1)
+    before = np.concatenate((np.zeros_like(running[..., :1]), running[..., :-1]), -1)
+    solved: Doubles = np.maximum(running + np.logaddexp.accumulate(enter - before, -1), NEVER)
+    return solved
 
 
-def ctc_greedy(ctc_logits_BMV: Tensor, mask_BM: Tensor) -> list[list[int]]:
+def ctc_greedy(ctc_log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
     """Return each utterance's best CTC path with repeats and blanks taken out (Graves et al. 2006, section 3.2)."""
-    best_BM = ctc_logits_BMV.argmax(-1).masked_fill(~mask_BM, BLANK)
-    collapsed = (torch.unique_consecutive(best_M).tolist() for best_M in best_BM)
-    return [[token for token in path if token > UNK] for path in collapsed]
+    paths = (path_M[:length] for path_M, length in zip(ctc_log_probs_BMV.argmax(-1), lengths_B, strict=True))
+    return [[token for token, _ in itertools.groupby(path_M.tolist()) if token > UNK] for path_M in paths]
 
 
-@torch.inference_mode()
 def decode(
-    model: SpeechTransformer,
-    features_BTC: Tensor,
-    frames_B: Tensor,
+    recogniser: Recogniser,
+    features_BTC: Floats,
+    frames_B: Ints,
     config: DecodingConfig,
     constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
@@ -156,8 +196,7 @@ def decode(
     Without a constraint, an utterance of no frames has one hypothesis, which is empty. Inside a constraint there
     are none where nothing that it allows fits into the utterance.
     """
-    memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
-    return search(model, memory_BMD, mask_BM, config, constraint)
+    return search(recogniser, recogniser.listen(features_BTC, frames_B), config, constraint)
 
 
 @dataclass(frozen=True)
@@ -168,24 +207,16 @@ class Task:
     constraint: Constraint | None = None
 
 
-@torch.inference_mode()
 def search(
-    model: SpeechTransformer,
-    memory_BMD: Tensor,
-    mask_BM: Tensor,
-    config: DecodingConfig,
-    constraint: Constraint | None = None,
+    recogniser: Recogniser, memory: Memory, config: DecodingConfig, constraint: Constraint | None = None
 ) -> list[list[Hypothesis]]:
-    """Beam search from the encoder's memory, all utterances and hypotheses in one tensor."""
-    return search_together(model, memory_BMD, mask_BM, [Task(config, constraint)])[0]
+    """Beam search in what was heard, all utterances and hypotheses in one grid."""
+    return search_together(recogniser, memory, [Task(config, constraint)])[0]
 
 
-@torch.inference_mode()
-def search_together(
-    model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, tasks: Sequence[Task]
-) -> list[list[list[Hypothesis]]]:
+def search_together(recogniser: Recogniser, memory: Memory, tasks: Sequence[Task]) -> list[list[list[Hypothesis]]]:
     """Make several searches in the steps of one: for each task what `search` returns."""
-    return _Search(model, memory_BMD, mask_BM, tasks).run()
+    return _Search(recogniser, memory, tasks).run()
 
 
 @dataclass
@@ -211,10 +242,9 @@ class _Grown(NamedTuple):
 class _Search:
     """The state of one batch's beam search: a grid of utterances by hypotheses, which finished ones leave."""
 
-    def __init__(self, model: SpeechTransformer, memory_BMD: Tensor, mask_BM: Tensor, tasks: Sequence[Task]) -> None:
-        self.model = model
-        self.lengths = mask_BM.sum(1).tolist()
-        self.device = memory_BMD.device
+    def __init__(self, recogniser: Recogniser, memory: Memory, tasks: Sequence[Task]) -> None:
+        self.recogniser = recogniser
+        self.lengths: list[int] = memory.lengths_B.tolist()
         self.utterances = list(range(len(self.lengths)))
         self.n_tokens = 0
         self.lanes = [
@@ -226,15 +256,14 @@ class _Search:
             )
             for task in tasks
         ]  # fmt: skip
-        self.cache = model.start_decoding(memory_BMD, mask_BM)
+        self.cache = memory.cache
         self.ctc: CtcPrefix | None = None
         if max(self.lengths, default=0) and any(task.config.ctc_weight for task in tasks):
-            self.ctc = CtcPrefix(model.ctc_logits(memory_BMD).float().log_softmax(-1), mask_BM, len(tasks))
-        self.last_AW = torch.full((len(self.lengths), len(tasks)), BOS, device=self.device)
-        self.attention_AW = torch.zeros_like(self.last_AW, dtype=torch.double)
-        is_word = torch.ones(model.config.vocab_size, dtype=torch.bool)
-        is_word[[BLANK, BOS, UNK]] = False
-        self.is_word_V, self.is_end_V = is_word, torch.zeros_like(is_word).index_fill(0, torch.tensor([EOS]), True)
+            self.ctc = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B, len(tasks))
+        self.last_AW: Ints = np.full((len(self.lengths), len(tasks)), BOS)
+        self.attention_AW: Doubles = np.zeros(self.last_AW.shape)
+        tokens_V = np.arange(memory.ctc_log_probs_BMV.shape[-1])
+        self.is_word_V, self.is_end_V = ~np.isin(tokens_V, (BLANK, BOS, UNK)), tokens_V == EOS
 
     def run(self) -> list[list[list[Hypothesis]]]:
         if max(self.lengths, default=0):
@@ -248,10 +277,10 @@ class _Search:
         return best or ([Hypothesis((), 0.0, ())] if lane.constraint is None else [])
 
     def _step(self) -> None:
-        logits_RLV, self.cache = self.model.decode(self.last_AW.view(-1, 1), self.cache)
-        log_probs_RV = logits_RLV[:, -1].float().log_softmax(-1).double()
-        attention_AWV = log_probs_RV.unflatten(0, self.last_AW.shape) + self.attention_AW[..., None]
-        prefix_AWV = torch.zeros_like(attention_AWV)
+        log_probs_RV, self.cache = self.recogniser.read(self.last_AW.reshape(-1), self.cache)
+        log_probs_AWV = log_probs_RV.astype(np.float64).reshape(*self.last_AW.shape, -1)
+        attention_AWV = log_probs_AWV + self.attention_AW[..., None]
+        prefix_AWV = np.zeros_like(attention_AWV)
         if self.ctc is not None:
             prefix_AWV = self.ctc.extensions()
             prefix_AWV[..., EOS] = self.ctc.ending()
@@ -262,21 +291,21 @@ class _Search:
             first += lane.width
         self._advance(grown)
 
-    def _grow(self, lane: _Lane, attention_AWV: Tensor, prefix_AWV: Tensor) -> list[list[_Grown]]:
+    def _grow(self, lane: _Lane, attention_AWV: Doubles, prefix_AWV: Doubles) -> list[list[_Grown]]:
         """Return each utterance's best hypotheses with one more token; put those that end among the finished."""
         if not lane.width:
             return [[] for _ in self.utterances]
         weight, score_AWV = lane.config.ctc_weight, attention_AWV
         if weight:
             joint_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
-            score_AWV = joint_AWV.masked_fill(prefix_AWV <= NEVER / 10, NEVER)  # what the CTC head rules out
-        score_AWV = score_AWV.masked_fill(~self._allowed(lane).to(self.device), NEVER)
-        n_vocab = score_AWV.shape[-1]
-        best = score_AWV.flatten(1).topk(min(lane.config.beam, lane.width * n_vocab))
-        parts = (part_AWV.flatten(1).gather(1, best.indices) for part_AWV in (attention_AWV, prefix_AWV))
-        numbers = torch.stack((best.values, *parts), -1).tolist()
+            score_AWV = np.where(prefix_AWV <= NEVER / 10, NEVER, joint_AWV)  # what the CTC head rules out
+        scores = np.where(self._allowed(lane), score_AWV, NEVER).reshape(len(self.utterances), -1)
+        n_vocab, best = score_AWV.shape[-1], _highest(scores, lane.config.beam)
+        parts = (part.reshape(scores.shape) for part in (scores, attention_AWV, prefix_AWV))
+        chosen = np.arange(len(scores))[:, None], best
+        numbers = np.stack([part[chosen] for part in parts], -1).tolist()
         grown: list[list[_Grown]] = []
-        for place, indices in enumerate(best.indices.tolist()):
+        for place, indices in enumerate(best.tolist()):
             finished, going = lane.finished[self.utterances[place]], []
             for (score, attention, ctc), index in zip(numbers[place], indices, strict=True):
                 if score <= NEVER / 10:
@@ -296,9 +325,12 @@ class _Search:
             grown.append([one for one in going if one.hypothesis.log_probability > bar])
         return grown
 
-    def _allowed(self, lane: _Lane) -> Tensor:
+    def _allowed(self, lane: _Lane) -> Bools:
         """Return which tokens may follow, `allowed_AWV`: none where an utterance has no such hypothesis (any more)."""
-        nothing_V, rows = torch.zeros_like(self.is_word_V), []
+        if lane.constraint is None and all(len(states) == lane.width for states in lane.states):
+            ended_A11 = np.array([self.n_tokens == self.lengths[one] for one in self.utterances])[:, None, None]
+            return np.where(ended_A11, self.is_end_V, self.is_word_V)
+        nothing_V, rows = np.zeros_like(self.is_word_V), []
         for utterance, states in zip(self.utterances, lane.states, strict=True):
             # No sentence has more tokens than the sound has positions: all that can follow is the end.
             may_V = self.is_end_V if self.n_tokens == self.lengths[utterance] else self.is_word_V
@@ -307,7 +339,7 @@ class _Search:
             else:
                 rows += [lane.constraint.allowed(state) & may_V for state in states]
             rows += [nothing_V] * (lane.width - len(states))
-        return torch.stack(rows).unflatten(0, (-1, lane.width))
+        return np.stack(rows).reshape(-1, lane.width, len(nothing_V))
 
     def _advance(self, grown: Sequence[Sequence[Sequence[_Grown]]]) -> None:
         """Go on with what has grown: the utterances and columns that have nothing more to say leave the grid."""
@@ -333,12 +365,21 @@ class _Search:
             self._select(kept, columns, first)
 
     def _select(self, kept: list[int], columns: list[list[tuple[int, int, float]]], width: int) -> None:
-        kept_A = torch.tensor(kept, device=self.device)
+        kept_A = np.array(kept)
         parents, tokens, attention = ([[one[i] for one in row] for row in columns] for i in range(3))
-        parents_AW = torch.tensor(parents, device=self.device)
-        self.last_AW = torch.tensor(tokens, device=self.device)
-        self.attention_AW = torch.tensor(attention, device=self.device, dtype=torch.double)
+        parents_AW, self.last_AW, self.attention_AW = np.array(parents), np.array(tokens), np.array(attention)
         some_left = len(kept) < self.cache.n_utterances
-        self.cache = self.cache.select((kept_A[:, None] * width + parents_AW).flatten(), kept_A if some_left else None)
+        rows = (kept_A[:, None] * width + parents_AW).reshape(-1)
+        self.cache = self.cache.select(rows, kept_A if some_left else None)
         if self.ctc is not None:
             self.ctc = self.ctc.advance(kept_A, parents_AW, self.last_AW)
+
+
+def _highest(scores: Doubles, n: int) -> Ints:
+    """Return where in each row the `n` highest numbers are, the highest first."""
+    n = min(n, scores.shape[1])
+    if n == 1:
+        return scores.argmax(1)[:, None]
+    rows = np.arange(len(scores))[:, None]
+    places = np.argpartition(-scores, n - 1, 1)[:, :n]
+    return places[rows, np.argsort(-scores[rows, places], 1)]

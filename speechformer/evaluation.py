@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from speechformer.checkpoint import Checkpoint
 from speechformer.data import Row, WaveformStore, read_folder
@@ -14,6 +13,7 @@ from speechformer.decoding import DecodingConfig, ctc_greedy, search
 from speechformer.features import Array, FeatureConfig, collate, extract
 from speechformer.metrics import score
 from speechformer.tokenizer import normalise
+from speechformer.torch_recogniser import TorchRecogniser
 from speechformer.world import World
 
 SYNTHETIC = "synthetic"
@@ -42,7 +42,7 @@ class DevSet:
         heard = {}
         for name, start in batches[world.rank :: world.size]:
             features = self.corpora[name][0][start : start + 32]
-            heard[name, start] = transcribe_batch(checkpoint, features, ctc_only, world.device)
+            heard[name, start] = transcribe_batch(checkpoint, features, ctc_only)
         heard = {key: texts for part in world.gather(heard) for key, texts in part.items()}
         rates = {}
         for name, (_, texts) in self.corpora.items():
@@ -57,13 +57,11 @@ def _spread(rows: list[Row], n: int) -> list[Row]:
     return [rows[i * len(rows) // n] for i in range(n)] if len(rows) > n else rows
 
 
-@torch.inference_mode()
-def transcribe_batch(checkpoint: Checkpoint, features: Sequence[Array], ctc_only: bool, device: str) -> list[str]:
+def transcribe_batch(checkpoint: Checkpoint, features: Sequence[Array], ctc_only: bool) -> list[str]:
     """Return greedy texts of utterances' features."""
-    model = checkpoint.model
-    features_BTC, frames_B = collate(features)
-    memory_BMD, mask_BM = model.encode(features_BTC.to(device), frames_B.to(device))
+    recogniser = TorchRecogniser(checkpoint.model)
+    memory = recogniser.listen(*collate(features))
     if ctc_only:
-        return [checkpoint.tokenizer.decode(ids) for ids in ctc_greedy(model.ctc_logits(memory_BMD), mask_BM)]
-    found = search(model, memory_BMD, mask_BM, DecodingConfig(beam=1))
+        return [checkpoint.tokenizer.decode(ids) for ids in ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)]
+    found = search(recogniser, memory, DecodingConfig(beam=1))
     return [checkpoint.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]

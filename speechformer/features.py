@@ -18,8 +18,6 @@ from typing import Literal
 import librosa
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform
 from speechformer.errors import ConfigError
@@ -119,15 +117,26 @@ def normalise(features_TC: Array, config: FeatureConfig) -> Array:
     return (features_TC - mean_C) / (scale_C + 1e-2)
 
 
+def filters(config: FeatureConfig) -> tuple[Array, Array, Array]:
+    """Return what librosa applies: `window_N`, `mel_FS` and the cosines of the cepstrum, `dct_CF`."""
+    window_N = librosa.filters.get_window("hann", WINDOW, fftbins=True)
+    bands_FF = np.eye(config.n_mels, dtype=np.float32)
+    return (
+        librosa.util.pad_center(window_N, size=N_FFT).astype(np.float32),
+        _mel_filters_FS(config.n_mels),
+        np.ascontiguousarray(mfcc(bands_FF, config).T),
+    )
+
+
 def extract(waveform_N: Waveform, config: FeatureConfig) -> Array:
     """Return the normalised `features_TC` of an utterance, ready for the encoder."""
     return normalise(mfcc(log_mel(add_hiss(waveform_N, config), config), config), config)
 
 
-def collate(features: Sequence[Array]) -> tuple[Tensor, Tensor]:
+def collate(features: Sequence[Array]) -> tuple[Array, npt.NDArray[np.int64]]:
     """Lay utterances side by side: `features_BTC`, zero beyond each end, and `frames_B`."""
-    frames_B = torch.tensor([len(features_TC) for features_TC in features])
-    features_BTC = torch.zeros(len(features), int(frames_B.max()), features[0].shape[1])
+    frames_B = np.array([len(features_TC) for features_TC in features])
+    features_BTC = np.zeros((len(features), frames_B.max(), features[0].shape[1]), np.float32)
     for row_TC, features_TC in zip(features_BTC, features, strict=True):
-        row_TC[: len(features_TC)] = torch.from_numpy(np.ascontiguousarray(features_TC))
+        row_TC[: len(features_TC)] = features_TC
     return features_BTC, frames_B

@@ -35,8 +35,9 @@ from speechformer.data import Batch, DataConfig, TrainingSet
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
 from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Optimiser
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import PAD, Tokenizer
 from speechformer.world import World
 

@@ -15,35 +15,40 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, get_args
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Union, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechformer.alignment import Span, align, confidence, seconds, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, spans
-from speechformer.automaton import TokenAutomaton
-from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.confidence import share, weigh
-from speechformer.decoding import DecodingConfig, Hypothesis, Task, search_together
+from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Ints, Recogniser, Task, search_together
 from speechformer.errors import AudioError, ConfigError
-from speechformer.features import FRAMES_PER_S, collate, extract
-from speechformer.grammar import Grammar, Interpretation
-from speechformer.model import has_fast_bfloat16, in_bfloat16
+from speechformer.features import FRAMES_PER_S, Array, collate
+from speechformer.model_folder import FILTERS, Settings, find_model, has_graphs, read_settings
 from speechformer.tokenizer import PAD as BLANK
+from speechformer.tokenizer import Tokenizer
 from speechformer.transcript import Alternative, Command, Segment, Status, Transcript, Word
 
+if TYPE_CHECKING:
+    from speechformer.automaton import TokenAutomaton
+    from speechformer.checkpoint import Checkpoint
+    from speechformer.grammar import Grammar, Interpretation
+
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
-BATCH_S = 200.0
+BATCH_S = 60.0  # larger ones do not fit the caches of a processor
 GROUP, GROUP_S = 64, 480.0  # spans, and their seconds, that are decoded together
 FREE = DecodingConfig(beam=4, ctc_weight=0.1)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
-Commands = Grammar | str | os.PathLike[str]
-Precision = Literal["auto", "fp32", "bf16"]
+Commands = Union["Grammar", str, os.PathLike[str]]
+Engine = Literal["auto", "onnx", "torch"]
+Precision = Literal["auto", "int8", "bf16", "fp32"]
+Extract = Callable[[Waveform], Array]
 
 
 NOTHING = Hypothesis((), 0.0, ())
@@ -91,48 +96,89 @@ class _Recording:
 
 
 class Transcriber:
-    """A loaded model, with or without a command set (a file, or a Grammar that was loaded).
+    """A network that is loaded, with or without a command set (a file, or a Grammar that was loaded).
 
-    It computes in float32, or in bfloat16 where the hardware is fast at that (`precision="auto"`). With `word_times`
-    segments have words.
-    One can serve many threads: nothing is kept between calls but what was seen of the command set.
+    With `word_times` segments have words. One can serve many threads: nothing is kept between calls but what was seen
+    of the command set. `from_pretrained` makes one of a model folder.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        settings: Settings,
+        recogniser: Recogniser,
+        extract: Extract,
         decoding: DecodingConfig | None = None,
-        device: str = "cpu",
         commands: Commands | None = None,
-        precision: Precision = "auto",
         word_times: bool = False,
     ) -> None:
-        if precision not in get_args(Precision):
-            raise ConfigError(f"precision is auto, fp32 or bf16, not {precision!r}")
-        self.word_times = word_times
-        self.checkpoint, self.device, self.precision = checkpoint, device, precision
-        fast = precision == "auto" and has_fast_bfloat16(device)
-        self.model = in_bfloat16(checkpoint.model) if fast or precision == "bf16" else checkpoint.model
+        self.settings, self.recogniser, self.extract = settings, recogniser, extract
         self.decoding = decoding or (BESIDE_COMMANDS if commands else FREE)
-        if commands is not None and not isinstance(commands, Grammar):
-            commands = Grammar.load(commands)
-        self.commands = TokenAutomaton(commands, checkpoint.tokenizer) if commands else None
+        self.word_times = word_times
+        self.commands = _compile(commands, settings.tokenizer) if commands else None
 
     @classmethod
     def from_pretrained(
         cls,
         model: str | os.PathLike[str] | None = None,
         decoding: DecodingConfig | None = None,
-        device: str = "cpu",
+        device: str = "auto",
+        commands: Commands | None = None,
+        precision: Precision = "auto",
+        word_times: bool = False,
+        engine: Engine = "auto",
+        threads: int | None = None,
+    ) -> Transcriber:
+        """Load a shipped model by name, or a model folder; the default needs no network.
+
+        On a CPU, ONNX Runtime computes a folder that was exported for it, in the precision of the export (int8 where
+        none was chosen); else torch does, in bfloat16 where the hardware is fast at that, or float32.
+        Raises CheckpointError, naming the part of the folder that is missing or damaged.
+        """
+        folder = find_model(model)
+        if use_onnx(folder, engine, device, precision):
+            from speechformer.frontend import Frontend
+            from speechformer.onnx_recogniser import OnnxRecogniser
+
+            settings = read_settings(folder)
+            network = OnnxRecogniser(folder, settings.shape, threads)
+            if precision not in ("auto", network.precision):
+                raise ConfigError(f"{folder}: was exported in {network.precision}; export it anew for {precision}")
+            extract = Frontend.load(folder / FILTERS, settings.features).extract
+            return cls(settings, network, extract, decoding, commands, word_times)
+        from speechformer.checkpoint import load_checkpoint
+
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
+        checkpoint = load_checkpoint(folder, chosen_device(device))
+        return cls.from_checkpoint(checkpoint, decoding, commands, precision, word_times)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        decoding: DecodingConfig | None = None,
         commands: Commands | None = None,
         precision: Precision = "auto",
         word_times: bool = False,
     ) -> Transcriber:
-        """Load a shipped model by name, or a model folder; the default needs no network.
+        """Have torch compute a model that is loaded, where it is."""
+        from speechformer.features import extract
+        from speechformer.model import has_fast_bfloat16, in_bfloat16
+        from speechformer.torch_recogniser import TorchRecogniser
 
-        Raises CheckpointError, naming the part of the folder that is missing or damaged.
-        """
-        return cls(load_checkpoint(find_model(model), device), decoding, device, commands, precision, word_times)
+        if precision == "int8":
+            raise ConfigError("torch computes in fp32 or bf16; int8 is for models that were exported (--engine onnx)")
+        model = checkpoint.model
+        if precision == "bf16" or (precision == "auto" and has_fast_bfloat16(model.ctc_head.weight.device.type)):
+            model = in_bfloat16(model)
+        network, features = TorchRecogniser(model), partial(extract, config=checkpoint.features)
+        return cls(checkpoint.settings, network, features, decoding, commands, word_times)
+
+    def with_commands(self, commands: Commands | None, decoding: DecodingConfig | None = None) -> Transcriber:
+        """Return one that hears with the same network inside another command set, or none."""
+        return Transcriber(self.settings, self.recogniser, self.extract, decoding, commands, self.word_times)
 
     def transcribe(self, source: AudioSource) -> Transcript:
         """Transcribe a path, bytes, an open binary file or a (rate, array) pair.
@@ -211,54 +257,50 @@ class Transcriber:
         nothing = Command("no_speech", 0.0, (), "", {"speech": 0.0}) if self.commands else None
         heard = [Heard(command=nothing)] * len(pieces)
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
-        features = {i: extract(pieces[i], self.checkpoint.features) for i in audible}
+        features = {i: self.extract(pieces[i]) for i in audible}
         order = sorted((i for i in audible if len(features[i])), key=lambda i: len(features[i]))
         for batch in _batches(order, [len(features[i]) / FRAMES_PER_S for i in order]):
-            features_BTC, frames_B = collate([features[i] for i in batch])
-            found = self._decode(features_BTC.to(self.device), frames_B.to(self.device))
+            found = self._decode(*collate([features[i] for i in batch]))
             heard_here = dict(zip(batch, found, strict=True))
             heard = [heard_here.get(i, one) for i, one in enumerate(heard)]
         return heard
 
-    @torch.inference_mode()
-    def _decode(self, features_BTC: Tensor, frames_B: Tensor) -> list[Heard]:
-        model = self.model
-        memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
+    def _decode(self, features_BTC: Floats, frames_B: Ints) -> list[Heard]:
+        memory = self.recogniser.listen(features_BTC, frames_B)
         tasks = [Task(self.decoding)]
         if self.commands is not None:
             config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
             tasks.append(Task(config, self.commands))
-        free, *others = search_together(model, memory_BMD, mask_BM, tasks)
-        texts = [self.checkpoint.tokenizer.decode(one[0].tokens) for one in free]
+        free, *others = search_together(self.recogniser, memory, tasks)
+        texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
         found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
-        if not (others or self.word_times):
-            return found
-        log_probs_BMV = model.ctc_logits(memory_BMD).float().log_softmax(-1)
+        heard_BMV = [
+            log_probs_MV[:length]
+            for log_probs_MV, length in zip(memory.ctc_log_probs_BMV, memory.lengths_B, strict=True)
+        ]
         if others:
-            blanks = ((log_probs_BMV[..., BLANK] * mask_BM).sum(1) / mask_BM.sum(1)).tolist()
             found = [
-                self._command(hypotheses, one[0], text, blank)
-                for hypotheses, one, text, blank in zip(*others, free, texts, blanks, strict=True)
+                self._command(hypotheses, one[0], text, float(log_probs_MV[:, BLANK].mean()))
+                for hypotheses, one, text, log_probs_MV in zip(*others, free, texts, heard_BMV, strict=True)
             ]
         if not self.word_times:
             return found
-        lengths = mask_BM.sum(1).tolist()
         return [
-            replace(one, words=self._words(one, log_probs_MV[:length]))
-            for one, log_probs_MV, length in zip(found, log_probs_BMV, lengths, strict=True)
+            replace(one, words=self._words(one, log_probs_MV))
+            for one, log_probs_MV in zip(found, heard_BMV, strict=True)
         ]
 
-    def _words(self, heard: Heard, log_probs_MV: Tensor) -> tuple[Word, ...]:
+    def _words(self, heard: Heard, log_probs_MV: Floats) -> tuple[Word, ...]:
         """Say when the words of a text were said."""
         tokens = heard.hypothesis.tokens if heard.text else ()
         aligned = align(log_probs_MV, tokens)
         if not aligned:
             return ()
-        pieces, features = self.checkpoint.tokenizer.pieces(tokens), self.checkpoint.features
+        pieces, features = self.settings.tokenizer.pieces(tokens), self.settings.features
         words = []
         for group in word_groups(pieces):
             whole = Span(aligned[group[0]].first, aligned[group[-1]].end)
-            start_s, end_s = seconds(whole, self.model.config, FRAMES_PER_S, features.edge_s)
+            start_s, end_s = seconds(whole, self.settings.shape, FRAMES_PER_S, features.edge_s)
             sure = confidence([heard.hypothesis.token_log_probabilities[i] for i in group])
             text = "".join(pieces[i] for i in group).replace("▁", "")
             words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure))
@@ -272,13 +314,13 @@ class Transcriber:
             numbers = {"speech": float(bool(heard)), "command": 0.0}
             return Heard(command=Command(status, 0.0, (), heard, numbers))
         best = meanings[0][0]
-        text = self.checkpoint.tokenizer.decode(best.tokens)
+        text = self.settings.tokenizer.decode(best.tokens)
         rival = meanings[1][0] if len(meanings) > 1 else None
         evidence = weigh(best, rival, free, (text, heard), blank)
-        judgement = self.checkpoint.calibration.judge(evidence)
+        judgement = self.settings.calibration.judge(evidence)
         probabilities = share(judgement, [one.log_probability for one, _ in meanings])
         alternatives = tuple(
-            Alternative(self.checkpoint.tokenizer.decode(one.tokens), meaning.intent, meaning.slots, probability)
+            Alternative(self.settings.tokenizer.decode(one.tokens), meaning.intent, meaning.slots, probability)
             for (one, meaning), probability in zip(meanings, probabilities, strict=True)
         )
         numbers = {"speech": judgement.speech, "command": judgement.command, "right": judgement.right}
@@ -290,7 +332,7 @@ class Transcriber:
         meanings: list[tuple[Hypothesis, Interpretation]] = []
         for one in inside:
             assert self.commands is not None
-            meaning = self.commands.grammar.interpret(self.checkpoint.tokenizer.decode(one.tokens))
+            meaning = self.commands.grammar.interpret(self.settings.tokenizer.decode(one.tokens))
             if meaning and all(meaning != other for _, other in meanings):
                 meanings.append((one, meaning))
         return meanings
@@ -304,3 +346,32 @@ def _batches(order: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def _compile(commands: Commands, tokenizer: Tokenizer) -> TokenAutomaton:
+    from speechformer.automaton import TokenAutomaton
+    from speechformer.grammar import Grammar
+
+    grammar = Grammar.load(commands) if isinstance(commands, str | os.PathLike) else commands
+    return TokenAutomaton(grammar, tokenizer)
+
+
+def use_onnx(folder: Path, engine: Engine, device: str, precision: Precision) -> bool:
+    """Say whether ONNX Runtime is to compute a model. Raises ConfigError for what does not go together."""
+    for value, choices in ((engine, get_args(Engine)), (precision, get_args(Precision))):
+        if value not in choices:
+            raise ConfigError(f"{value!r} is none of {', '.join(choices)}")
+    if engine == "onnx" and device not in ("auto", "cpu"):
+        raise ConfigError(f"ONNX Runtime computes on the CPU here, not on {device}; give --engine torch")
+    if engine != "auto":
+        return engine == "onnx"
+    return device in ("auto", "cpu") and precision in ("auto", "int8") and has_graphs(folder)
+
+
+def chosen_device(device: str) -> str:
+    """Return what torch calls the device; "auto" is a GPU where there is one."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

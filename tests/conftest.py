@@ -16,7 +16,8 @@ import torch
 import speechformer
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.data import write_manifest
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 
 PACKAGE = str(Path(speechformer.__file__).parent)

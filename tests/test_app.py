@@ -357,7 +357,7 @@ def test_people_share_the_model_and_no_set(shipped: Transcriber) -> None:
     assert shipped.commands is None
     first, again = (command_panel.listen_for(shipped, "go on", name) for _ in range(2))
     assert first is again
-    assert first.checkpoint is shipped.checkpoint
+    assert first.recogniser is shipped.recogniser
 
 
 @builds_page

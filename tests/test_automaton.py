@@ -7,19 +7,20 @@ import random
 from collections.abc import Iterable
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from speechformer.automaton import TokenAutomaton
-from speechformer.decoding import DecodingConfig, Hypothesis, decode
+from speechformer.decoding import DecodingConfig, Hypothesis
 from speechformer.grammar import Grammar
 from speechformer.model import SpeechTransformer
 from speechformer.network import ANY_WORD
 from speechformer.tokenizer import EOS, UNK, Tokenizer
 from tests.conftest import WORDS
-from tests.test_decoding import MakeModel, as_pairs, draw_features, same_pairs, sharp_model
+from tests.test_decoding import MakeModel, as_pairs, decode, draw_features, same_pairs, sharp_model
 
 pytestmark = pytest.mark.usefixtures("shapes")
 weights = pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -59,7 +60,7 @@ def tokenizer_of(text: str, vocab_size: int = 60) -> Tokenizer:
 
 
 def choices(automaton: TokenAutomaton, state: int) -> list[int]:
-    return automaton.allowed(state).nonzero().flatten().tolist()
+    return np.flatnonzero(automaton.allowed(state)).tolist()
 
 
 def way_out(automaton: TokenAutomaton, state: int) -> list[int]:
@@ -269,8 +270,8 @@ def test_a_batch_inside_a_grammar_is_decoded_as_its_utterances_alone(
 class Anything:
     """A constraint that allows all tokens."""
 
-    def allowed(self, state: int) -> Tensor:
-        return torch.ones(6, dtype=torch.bool)
+    def allowed(self, state: int) -> npt.NDArray[np.bool_]:
+        return np.ones(6, np.bool_)
 
     def next(self, state: int, token: int) -> int:
         return state + 1

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechformer.checkpoint import FORMAT, Checkpoint, find_model, load_checkpoint, save_checkpoint
+from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig
 from speechformer.model import SpeechTransformer
+from speechformer.model_folder import FORMAT, find_model
 from speechformer.tokenizer import Tokenizer
 
 

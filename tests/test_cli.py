@@ -15,11 +15,13 @@ import soundfile
 import torch
 
 from speechformer.audio import SAMPLE_RATE_HZ, write_wav
-from speechformer.checkpoint import FORMAT, Checkpoint, save_checkpoint
+from speechformer.checkpoint import Checkpoint, save_checkpoint
 from speechformer.cli import DONE, NONE_DONE, SOME_FAILED, USAGE, main
 from speechformer.data import write_manifest
 from speechformer.features import FeatureConfig
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
+from speechformer.model_folder import FORMAT
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 from tests.conftest import spoken
 

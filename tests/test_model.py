@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechformer.errors import ConfigError
-from speechformer.model import Dropout, ModelConfig, SpeechTransformer, attend, mask_from_lengths
+from speechformer.model import Dropout, SpeechTransformer, attend, mask_from_lengths
+from speechformer.shape import ModelConfig
 from tests.conftest import misnamed
 
 MakeModel = Callable[..., SpeechTransformer]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from speechformer import Transcriber
-from speechformer.checkpoint import find_model
+from speechformer.model_folder import find_model
 
 ASSETS = sorted((Path(__file__).parents[1] / "assets").glob("*.wav"))
 
@@ -21,6 +21,7 @@ def test_it_is_small_and_has_a_card() -> None:
     parts = {path.name: path.stat().st_size for path in find_model().iterdir()}
     assert parts.keys() == {
         "config.json", "model.safetensors", "tokenizer.model", "calibration.json", "MODEL_CARD.md",
+        "encoder.onnx", "decoder.onnx", "filters.safetensors",
     }  # fmt: skip
     assert sum(parts.values()) <= 30e6
 
@@ -52,7 +53,7 @@ def test_it_understands_its_commands_and_refuses_the_others(
     transcriber: Transcriber, name: str, sample: str, intent: str, slots: dict[str, str | int]
 ) -> None:
     commands = Path(__file__).parents[1] / "assets" / "commands" / f"{name}.yaml"
-    listener = Transcriber(transcriber.checkpoint, commands=commands)
+    listener = transcriber.with_commands(commands)
     answers = {path.stem: listener.transcribe(path).command for path in ASSETS}
     accepted = {stem for stem, command in answers.items() if command and command.accepted}
     assert accepted == {sample}

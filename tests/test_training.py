@@ -22,9 +22,11 @@ from speechformer.data import Batch, DataConfig, make_batch
 from speechformer.decoding import DecodingConfig, decode
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.features import FeatureConfig, collate, extract
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Optimiser
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
+from speechformer.torch_recogniser import TorchRecogniser
 from speechformer.training import (
     MAX_BAD_STEPS,
     ScheduleConfig,
@@ -131,7 +133,7 @@ def test_four_utterances_are_learnt_without_an_error(config: TrainConfig, tmp_pa
     checkpoint = load_checkpoint(train(learner, tmp_path))
     batch = collate([extract(spoken(word), checkpoint.features) for word in WORDS])
     for weight in (0.0, 0.3, 1.0):
-        found = decode(checkpoint.model, *batch, DecodingConfig(beam=4, ctc_weight=weight))
+        found = decode(TorchRecogniser(checkpoint.model), *batch, DecodingConfig(beam=4, ctc_weight=weight))
         assert [checkpoint.tokenizer.decode(one[0].tokens) for one in found] == list(WORDS)
 
 

@@ -12,21 +12,29 @@ from speechformer.checkpoint import Checkpoint
 from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
+from speechformer.torch_recogniser import TorchRecogniser
 from speechformer.transcribe import MAX_SPAN_S, Heard, Precision
 from tests.conftest import spoken
 
 
 @pytest.fixture(scope="module")
-def transcriber(tokenizer: Tokenizer) -> Transcriber:
+def checkpoint(tokenizer: Tokenizer) -> Checkpoint:
     """An untrained model: what it writes means nothing, but must not depend on the company it is in."""
     import torch
 
     torch.manual_seed(3)
     config = ModelConfig(vocab_size=len(tokenizer), d_model=32, d_ff=64, n_heads=2, n_encoder_layers=2)
     model = SpeechTransformer(config).eval().requires_grad_(False)
-    return Transcriber(Checkpoint(model, FeatureConfig(), tokenizer), DecodingConfig(ctc_weight=0.5))
+    return Checkpoint(model, FeatureConfig(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def transcriber(checkpoint: Checkpoint) -> Transcriber:
+    """Torch computes it."""
+    return Transcriber.from_checkpoint(checkpoint, DecodingConfig(ctc_weight=0.5))
 
 
 def test_a_recording_alone_and_among_others_has_one_text(transcriber: Transcriber) -> None:
@@ -68,7 +76,7 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) 
 def test_inside_a_command_set_there_is_a_command_of_it_or_a_refusal(
     transcriber: Transcriber, phrases: tuple[str, ...]
 ) -> None:
-    chosen = Transcriber(transcriber.checkpoint, commands=Grammar.parse("\n".join(phrases), is_yaml=False))
+    chosen = transcriber.with_commands(Grammar.parse("\n".join(phrases), is_yaml=False))
     waveforms = [spoken("go"), spoken("right"), np.tile(spoken("left"), 3), np.zeros(8000, np.float32)]
     for one in chosen.transcribe_waveforms(waveforms, "abcd"):
         command = one.command
@@ -81,9 +89,9 @@ def test_inside_a_command_set_there_is_a_command_of_it_or_a_refusal(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_command_is_the_same_alone_and_among_others(transcriber: Transcriber, precision: Precision) -> None:
+def test_a_command_is_the_same_alone_and_among_others(checkpoint: Checkpoint, precision: Precision) -> None:
     grammar = Grammar.parse("go\nstop now\nleft", is_yaml=False)
-    chosen = Transcriber(transcriber.checkpoint, commands=grammar, precision=precision)
+    chosen = Transcriber.from_checkpoint(checkpoint, commands=grammar, precision=precision)
     waveforms = [spoken("go"), np.tile(spoken("left"), 3), spoken("stop")[:4000]]
     together = [one.command for one in chosen.transcribe_waveforms(waveforms, "abc")]
     alone = [chosen.transcribe((SAMPLE_RATE_HZ, waveform_N)).command for waveform_N in waveforms]
@@ -109,16 +117,28 @@ def test_recordings_come_out_as_soon_as_they_are_heard(
     assert len(held) == 12
 
 
-def test_a_precision_that_there_is_not_is_refused(transcriber: Transcriber) -> None:
-    with pytest.raises(ConfigError, match="precision is auto, fp32 or bf16, not 'bf61'"):
-        Transcriber(transcriber.checkpoint, precision="bf61")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "bf61"}, "'bf61' is none of auto, int8, bf16, fp32"),
+        ({"engine": "jax"}, "'jax' is none of auto, onnx, torch"),
+        ({"engine": "torch", "precision": "int8"}, "torch computes in fp32 or bf16"),
+        ({"engine": "onnx", "precision": "fp32"}, "was exported in int8; export it anew for fp32"),
+        ({"engine": "onnx", "device": "cuda"}, "ONNX Runtime computes on the CPU here"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Transcriber.from_pretrained(**settings)  # type: ignore[arg-type]
 
 
-def test_lower_precision_leaves_the_model_as_it_is_and_computes_nearly_the_same(transcriber: Transcriber) -> None:
+def test_lower_precision_leaves_the_model_as_it_is_and_computes_nearly_the_same(checkpoint: Checkpoint) -> None:
     import torch
 
-    full, low = (Transcriber(transcriber.checkpoint, precision=precision) for precision in ("fp32", "bf16"))
-    assert full.model is transcriber.checkpoint.model
+    full, low = (Transcriber.from_checkpoint(checkpoint, precision=one).recogniser for one in ("fp32", "bf16"))
+    assert isinstance(full, TorchRecogniser)
+    assert isinstance(low, TorchRecogniser)
+    assert full.model is checkpoint.model
     assert {weight.dtype for weight in full.model.parameters()} == {torch.float32}
     assert {weight.dtype for weight in low.model.parameters()} == {torch.bfloat16}
     assert low.model.rotary is not None

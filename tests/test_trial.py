@@ -13,7 +13,8 @@ from speechformer.checkpoint import Checkpoint
 from speechformer.errors import AudioError, SpeechformerError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar, Interpretation
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
+from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 from speechformer.transcribe import Transcriber
 from speechformer.transcript import Alternative, Command, Segment, Status, Transcript
@@ -98,7 +99,7 @@ def transcriber(tokenizer: Tokenizer) -> Transcriber:
     config = ModelConfig(vocab_size=len(tokenizer), d_model=16, d_ff=32, n_heads=2, n_encoder_layers=1)
     model = SpeechTransformer(config).eval().requires_grad_(False)
     checkpoint = Checkpoint(model, FeatureConfig(), tokenizer)
-    return Transcriber(checkpoint, commands=Grammar.parse("go\nstop\nleft", is_yaml=False))
+    return Transcriber.from_checkpoint(checkpoint, commands=Grammar.parse("go\nstop\nleft", is_yaml=False))
 
 
 def test_every_recording_gets_an_answer_and_a_bad_one_an_error(transcriber: Transcriber, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.augment import add_noise, crop
-from speechformer.checkpoint import find_model, load_checkpoint, save_calibration
 from speechformer.confidence import Calibration, Evidence, Head
 from speechformer.data import Row, read_manifest
 from speechformer.grammar import Grammar
+from speechformer.model_folder import find_model, save_calibration
 from speechformer.tokenizer import normalise
 from speechformer.transcribe import Transcriber
 from speechformer.trial import calibration_error
@@ -56,7 +56,7 @@ class Collector:
     """Hears recordings through grammars; every second one with noise."""
 
     def __init__(self, model: Path, noises: Sequence[Waveform], share: float = 1.0, seed: int = 0) -> None:
-        self.checkpoint, self.noises, self.share = load_checkpoint(model), noises, share
+        self.transcriber, self.noises, self.share = Transcriber.from_pretrained(model), noises, share
         self.draw = np.random.default_rng(seed)
 
     def pick(self, rows: Sequence[Row], n: int) -> list[Row]:
@@ -78,7 +78,7 @@ class Collector:
 
     def hear(self, grammar: Grammar, rows: Sequence[Row]) -> Iterator[Sample]:
         """Yield a sample a row."""
-        transcriber = Transcriber(self.checkpoint, commands=grammar)
+        transcriber = self.transcriber.with_commands(grammar)
         heard = transcriber.transcribe_waveforms([self.waveform(row) for row in rows], [""] * len(rows))
         for row, transcript in zip(rows, heard, strict=True):
             is_speech, command = bool(row["audio_filepath"]), transcript.command

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hassil.expression import Alternative, Expression, Group, ListReference, RuleReference, TextChunk
 from pocketsphinx import Decoder
 
 from speechformer import Grammar, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.checkpoint import Checkpoint, find_model, load_checkpoint
 from speechformer.command_file import Template
 from speechformer.data import read_manifest
 from speechformer.metrics import score
@@ -106,14 +104,14 @@ def best(transcript: Transcript) -> str:
     return command.alternatives[0].text if command and command.alternatives else ""
 
 
-def compare(corpus: str, folder: Path, n: int, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+def compare(corpus: str, folder: Path, n: int, transcriber: Transcriber) -> Iterator[dict[str, Any]]:
     """Yield what each program made of `n` recordings of a corpus."""
     grammar = Grammar.load(GRAMMARS[corpus])
     rows = [row for row in read_manifest(folder / f"{corpus}.jsonl") if grammar.interpret(row["text"])]
     order = np.random.default_rng(0).permutation(len(rows))[:n]
     said = [normalise(rows[int(i)]["text"]) for i in order]
     waveforms = [load_audio(rows[int(i)]["audio_filepath"]) for i in order]
-    decoder, ours = pocketsphinx(grammar), Transcriber(checkpoint, commands=grammar)
+    decoder, ours = pocketsphinx(grammar), transcriber.with_commands(grammar)
     contenders: dict[str, Callable[[], list[str]]] = {
         "pocketsphinx": lambda: [hear(decoder, waveform_N) for waveform_N in waveforms],
         "speechformer": lambda: [best(ours.transcribe((SAMPLE_RATE_HZ, waveform_N))) for waveform_N in waveforms],
@@ -136,12 +134,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="manifests, one a corpus")
     parser.add_argument("--n", type=int, default=120, help="recordings a corpus, drawn by a fixed seed")
     parser.add_argument("--model", help="model folder or name")
+    parser.add_argument("--engine", choices=("auto", "onnx", "torch"), default="auto")
     parser.add_argument("--corpora", nargs="+", default=list(GRAMMARS))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    checkpoint = load_checkpoint(find_model(args.model))
+    transcriber = Transcriber.from_pretrained(args.model, engine=args.engine, threads=1)
     for corpus in args.corpora:
-        for result in compare(corpus, args.folder, args.n, checkpoint):
+        for result in compare(corpus, args.folder, args.n, transcriber):
             print(json.dumps(result), flush=True)
 
 

@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from speechformer import DecodingConfig, Grammar, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, load_audio
 from speechformer.automaton import TokenAutomaton
 from speechformer.decoding import Task, search_together
-from speechformer.features import collate, extract
+from speechformer.features import collate
 
 SAMPLE = Path(__file__).parents[2] / "assets/set-a-timer-for-five-minutes.wav"
 RAW = """
@@ -46,18 +45,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--beam", type=int, default=8)
+    parser.add_argument("--engine", choices=("auto", "onnx", "torch"), default="auto")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    transcriber = Transcriber.from_pretrained()
+    transcriber = Transcriber.from_pretrained(engine=args.engine, threads=1)
     before = peak_mb()
     started = time.perf_counter()
     grammar = Grammar.parse(RAW)
-    automaton = TokenAutomaton(grammar, transcriber.checkpoint.tokenizer)
+    automaton = TokenAutomaton(grammar, transcriber.settings.tokenizer)
     took = time.perf_counter() - started
     print(f"{grammar.n_sentences:.3g} sentences loaded in {1000 * took:.0f} ms, {peak_mb() - before:.0f} MB")
 
     waveform_N = np.resize(load_audio(SAMPLE), 3 * SAMPLE_RATE_HZ)
-    features_BTC, frames_B = collate([extract(waveform_N, transcriber.checkpoint.features)])
+    features_BTC, frames_B = collate([transcriber.extract(waveform_N)])
     wide = DecodingConfig(beam=args.beam)
     contenders = {
         "free": [Task(wide)],
@@ -65,12 +64,12 @@ def main() -> None:
         "inside, and free greedily": [Task(wide, automaton), Task(DecodingConfig())],
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    with torch.inference_mode():
-        for _ in range(args.rounds):
-            for name, tasks in contenders.items():
-                started = time.perf_counter()
-                search_together(transcriber.model, *transcriber.model.encode(features_BTC, frames_B), tasks)
-                times[name].append(time.perf_counter() - started)
+    network = transcriber.recogniser
+    for _ in range(args.rounds):
+        for name, tasks in contenders.items():
+            started = time.perf_counter()
+            search_together(network, network.listen(features_BTC, frames_B), tasks)
+            times[name].append(time.perf_counter() - started)
     free = statistics.median(times["free"])
     for name, taken in times.items():
         median = statistics.median(taken)

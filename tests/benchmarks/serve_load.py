@@ -30,11 +30,10 @@ from speechformer.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 
 SAMPLE = Path(__file__).parents[2] / "assets/set-a-timer-for-five-minutes.wav"
 SERVER = """
-import sys, torch
+import sys
 from speechformer import Transcriber
 from speechformer.serve import serve
-torch.set_num_threads(int(sys.argv[1]))
-serve(Transcriber.from_pretrained(), "commands-en", http_port=0, wyoming_port=0)
+serve(Transcriber.from_pretrained(threads=int(sys.argv[1])), "commands-en", http_port=0, wyoming_port=0)
 """
 BUSY_S = 0.1  # until a client that was refused asks again
 

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 
 from speechformer.data import Batch
 from speechformer.decoding import DecodingConfig, decode
-from speechformer.model import ModelConfig, SpeechTransformer
+from speechformer.model import SpeechTransformer
+from speechformer.shape import ModelConfig
+from speechformer.torch_recogniser import TorchRecogniser
 from speechformer.training import joint_loss
 
 UTTERANCES, FRAMES, TOKENS = 32, 300, 20
@@ -183,7 +185,7 @@ def compare_transcription() -> None:
             _, cache = model.decode(data.tokens_BL[:, place : place + 1], cache)
 
     def search() -> None:
-        decode(model, data.features_BTC, data.frames_B, DecodingConfig(beam=4))
+        decode(TorchRecogniser(model), data.features_BTC.numpy(), data.frames_B.numpy(), DecodingConfig(beam=4))
 
     with torch.inference_mode():
         for name, run in (("nn.Transformer, no cache", recompute), ("speechformer, cached", cached),

@@ -1,0 +1,203 @@
+"""Make new sentences of people's own words: aligned data augmentation.
+
+    python recipes/commands/splice.py MODEL --data data/commands
+
+A trained model says where the words of every training recording lie. Half of what is written are recordings in which
+some words are replaced by others, of the same speaker where there are any (Lam et al. 2021, "On-the-fly aligned data
+augmentation for sequence-to-sequence ASR"); half are command texts put together of single words. Writes
+`train/word_splices.jsonl` with its audio in `word_splices/`. Training hears then that it is the sound that decides,
+not what usually comes next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import texts
+from rich.progress import track
+
+from speechformer import Transcriber
+from speechformer.alignment import Span, align, seconds, word_groups
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
+from speechformer.data import read_folder, write_manifest
+from speechformer.errors import SpeechformerError
+from speechformer.features import FRAMES_PER_S, collate
+
+CORPORA = (
+    "an4", "common_voice", "duke_alnum", "fsdd", "hymel_keywords", "kathleen", "ljspeech", "speech_commands",
+    "speechocean762",
+)  # fmt: skip
+KINDS = {texts.move: 5, texts.code: 2, texts.spelling: 2, texts.digits: 1, texts.time: 1, texts.date: 1}
+MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest probabilities on the path
+SHORTEST_S, LONGEST_S = 0.06, 1.5
+FADE = SAMPLE_RATE_HZ // 100  # 10 ms from one word into the next
+BATCH = 24
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word in a recording."""
+
+    text: str
+    speaker: str
+    audio_N: Waveform
+
+
+def main() -> int:
+    """Find the words, put them together, and print one sentence when that cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder of a trained model")
+    parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
+    parser.add_argument("--utterances", type=int, default=12_000, help="how many to write (12000)")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    try:
+        write(args.model, args.data, args.utterances, args.seed)
+    except SpeechformerError as error:
+        print(f"splice: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
+    """Write the audio and its manifest."""
+    transcriber = Transcriber.from_pretrained(model)
+    rows = [row for name, part in read_folder(data / "train").items() if name in CORPORA for row in part]
+    sentences = [words for words in find_words(transcriber, rows) if words]
+    lines = (data / "text.txt").read_text("utf-8").splitlines()
+    folder = data / "word_splices"
+    folder.mkdir(parents=True, exist_ok=True)
+    spliced: list[Row] = []
+    for number, words in zip(range(n_utterances), splice(sentences, lines, seed), strict=False):
+        waveform_N = join(words, random.Random(f"{seed} {number}"))
+        path = folder / f"{number:06}.flac"
+        soundfile.write(path, waveform_N, SAMPLE_RATE_HZ)
+        spliced.append(
+            {
+                "audio_filepath": str(path.resolve()),
+                "duration": round(len(waveform_N) / SAMPLE_RATE_HZ, 3),
+                "text": " ".join(word.text for word in words),
+                "speaker": words[0].speaker,
+                "corpus": "word_splices",
+            }
+        )
+    write_manifest(data / "train" / "word_splices.jsonl", spliced)
+    hours = sum(row["duration"] for row in spliced) / 3600
+    print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours:.2f} h")
+
+
+def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[SpokenWord]]:
+    """Yield the words of every recording where all of them are found, else none."""
+    rows = sorted((row for row in rows if 0.1 < row["duration"] < 16), key=lambda row: row["duration"])
+    settings = transcriber.settings
+    for start in track(range(0, len(rows), BATCH), "finding words", disable=not sys.stderr.isatty()):
+        part = rows[start : start + BATCH]
+        waveforms = [load_audio(row["audio_filepath"]) for row in part]
+        features_BTC, frames_B = collate([transcriber.extract(waveform_N) for waveform_N in waveforms])
+        memory = transcriber.recogniser.listen(features_BTC, frames_B)
+        heard = zip(part, waveforms, memory.ctc_log_probs_BMV, memory.lengths_B, strict=True)
+        for row, waveform_N, log_probs_MV, length in heard:
+            tokens = settings.tokenizer.encode(row["text"])
+            log_probs_MV = log_probs_MV[:length]
+            spans = align(log_probs_MV, tokens)
+            groups = word_groups(settings.tokenizer.pieces(tokens))
+            if not spans or len(groups) != len(row["text"].split()):
+                continue
+            sure = [
+                float(np.exp(np.mean([log_probs_MV[spans[i].first : spans[i].end, tokens[i]].max() for i in group])))
+                for group in groups
+            ]
+            whole = [Span(spans[group[0]].first, spans[group[-1]].end) for group in groups]
+            times = [seconds(span, settings.shape, FRAMES_PER_S, settings.features.edge_s) for span in whole]
+            yield [
+                SpokenWord(text, row["speaker"], piece_N)
+                for text, piece_N, sure_of in zip(row["text"].split(), cut(waveform_N, times), sure, strict=True)
+                if sure_of >= MIN_CONFIDENCE and SHORTEST_S <= len(piece_N) / SAMPLE_RATE_HZ <= LONGEST_S
+            ]
+
+
+def cut(waveform_N: Waveform, times: Sequence[tuple[float, float]]) -> list[Waveform]:
+    """Cut a recording between its words, where it is quietest between the end of one and the start of the next."""
+    hop = SAMPLE_RATE_HZ // 200
+    power = np.convolve(np.square(waveform_N), np.ones(4 * hop) / (4 * hop), "same")[::hop]
+
+    def quietest(first_s: float, last_s: float) -> int:
+        first, last = (int(np.clip(time * 200, 0, len(power) - 1)) for time in (first_s, last_s))
+        return (first + int(power[first : max(first, last) + 1].argmin())) * hop
+
+    # A token is written in the midst of its sound: half a step to each side belongs to it for certain.
+    inner = [quietest(end_s, start_s) for (_, end_s), (start_s, _) in itertools.pairwise(times)]
+    begin = int(max(0.0, times[0][0] - 0.12) * SAMPLE_RATE_HZ)
+    end = min(len(waveform_N), int((times[-1][1] + 0.16) * SAMPLE_RATE_HZ))
+    edges = [begin, *inner, end]
+    return [waveform_N[first:last] for first, last in itertools.pairwise(edges)]
+
+
+def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed: int) -> Iterator[list[SpokenWord]]:
+    """Yield sentences without end: changed ones and composed ones in turn."""
+    draw = random.Random(seed)
+    by_speaker: dict[str, dict[str, list[SpokenWord]]] = defaultdict(lambda: defaultdict(list))
+    anywhere: dict[str, list[SpokenWord]] = defaultdict(list)
+    for words in sentences:
+        for word in words:
+            by_speaker[word.speaker][word.text].append(word)
+            anywhere[word.text].append(word)
+    long = [words for words in sentences if len(words) >= 4]
+    covered = [line for line in lines if 3 <= len(line.split()) <= 12 and all(w in anywhere for w in line.split())]
+    speakers = list(by_speaker)
+    sizes = [len(by_speaker[speaker]) ** 0.5 for speaker in speakers]
+    while True:
+        yield changed(draw.choice(long), by_speaker, anywhere, draw)
+        text = texts.draw_text(draw, KINDS) if draw.random() < 0.6 or not covered else draw.choice(covered)
+        wanted = text.split()
+        if all(word in anywhere for word in wanted):
+            candidates = draw.choices(speakers, sizes, k=8)
+            speaker = max(candidates, key=lambda one: sum(word in by_speaker[one] for word in wanted))
+            yield [draw.choice(by_speaker[speaker].get(word) or anywhere[word]) for word in wanted]
+
+
+def changed(
+    words: Sequence[SpokenWord],
+    by_speaker: dict[str, dict[str, list[SpokenWord]]],
+    anywhere: dict[str, list[SpokenWord]],
+    draw: random.Random,
+) -> list[SpokenWord]:
+    """Replace about a third of the words by any others."""
+    own = by_speaker[words[0].speaker]
+    source = own if len(own) > 30 else anywhere
+    choices = list(source)
+    return [draw.choice(source[draw.choice(choices)]) if draw.random() < 0.3 else word for word in words]
+
+
+def join(words: Sequence[SpokenWord], draw: random.Random) -> Waveform:
+    """Put words side by side at one level, each fading into the next, with short pauses here and there."""
+    whole_N = np.zeros(0, np.float32)
+    ramp = np.linspace(0, 1, FADE, dtype=np.float32)
+    for word in words:
+        level = float(np.sqrt(np.mean(np.square(word.audio_N)))) + 1e-5
+        audio_N = word.audio_N * np.float32(0.05 / level)
+        audio_N[:FADE] *= ramp
+        audio_N[-FADE:] *= ramp[::-1]
+        if draw.random() < 0.15:
+            whole_N = np.pad(whole_N, (0, int(draw.uniform(0.02, 0.25) * SAMPLE_RATE_HZ)))
+        overlap = min(FADE, len(whole_N))
+        joined_N = np.concatenate((whole_N, audio_N[overlap:]))
+        joined_N[len(whole_N) - overlap : len(whole_N)] += audio_N[:overlap]
+        whole_N = joined_N
+    return whole_N * np.float32(0.9 / max(0.9, float(np.abs(whole_N).max(initial=0.0))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

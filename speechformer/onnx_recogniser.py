@@ -1,0 +1,108 @@
+"""The network as the search sees it, computed by ONNX Runtime: starts in a tenth of torch's time, eight bits on a CPU.
+
+`onnx_export` writes the two graphs. Keys and values of each layer of the decoder are tensors of their own, `past` of
+hypotheses, (R, H, L, K), and `cross` of utterances, (B, H, M, K).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from speechformer.decoding import Bools, Floats, Ints, Memory
+from speechformer.errors import CheckpointError
+from speechformer.model_folder import DECODER, ENCODER
+from speechformer.shape import ModelConfig
+
+WEIGHTS, PRECISION = "weights_sha256", "precision"  # what the graphs say of themselves
+
+
+def encoder_names(shape: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what the encoder's graph calls its inputs and its outputs."""
+    return ("features_BTC", "frames_B"), ("ctc_log_probs_BMV", "mask_BM", *_each_layer(shape, "cross"))
+
+
+def decoder_names(shape: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what the decoder's graph calls its inputs and its outputs."""
+    inputs = "tokens_R", "mask_BM", *_each_layer(shape, "past"), *_each_layer(shape, "cross")
+    return inputs, ("log_probs_RV", *_each_layer(shape, "grown"))
+
+
+def _each_layer(shape: ModelConfig, name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{part}_{layer}" for layer in range(shape.n_decoder_layers) for part in ("keys", "values"))
+
+
+@dataclass(frozen=True)
+class OnnxCache:
+    """What the decoder need not compute twice."""
+
+    past: tuple[Floats, ...]  # none before the first token
+    cross: tuple[Floats, ...]
+    mask_BM: Bools
+
+    @property
+    def n_utterances(self) -> int:
+        """How many utterances are being decoded."""
+        return len(self.mask_BM)
+
+    def select(self, rows: Ints, utterances: Ints | None = None) -> OnnxCache:
+        """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
+        past = tuple(part[rows] for part in self.past)
+        if utterances is None:
+            return OnnxCache(past, self.cross, self.mask_BM)
+        return OnnxCache(past, tuple(part[utterances] for part in self.cross), self.mask_BM[utterances])
+
+
+class OnnxRecogniser:
+    """A `decoding.Recogniser` from a folder's two graphs; `threads` of each step, all cores if None.
+
+    Raises CheckpointError for graphs that are missing, damaged, or of another model than the folder's settings.
+    """
+
+    def __init__(self, folder: Path, shape: ModelConfig, threads: int | None = None) -> None:
+        self.shape = shape
+        self.encoder = _session(folder / ENCODER, *encoder_names(shape), threads)
+        self.decoder = _session(folder / DECODER, *decoder_names(shape), threads)
+        properties = self.encoder.get_modelmeta().custom_metadata_map
+        self.weights, self.precision = properties.get(WEIGHTS, ""), properties.get(PRECISION, "")
+        widths = self.encoder.get_inputs()[0].shape[-1], self.decoder.get_outputs()[0].shape[-1]
+        if widths != (shape.n_features, shape.vocab_size):
+            raise CheckpointError(f"{folder / ENCODER}: is of another model than config.json; export the model again")
+
+    def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
+        """Encode a batch."""
+        values = dict(zip(encoder_names(self.shape)[0], (features_BTC, frames_B), strict=True))
+        log_probs_BMV, mask_BM, *cross = self.encoder.run(None, values)
+        return Memory(log_probs_BMV, mask_BM.sum(1), OnnxCache((), tuple(cross), mask_BM))
+
+    def read(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
+        """Read one more token of each hypothesis."""
+        past = cache.past
+        if not past:
+            _, n_heads, _, width = cache.cross[0].shape
+            past = (np.zeros((len(tokens_R), n_heads, 0, width), np.float32),) * len(cache.cross)
+        names, _ = decoder_names(self.shape)
+        values = dict(zip(names, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
+        log_probs_RV, *grown = self.decoder.run(None, values)
+        return log_probs_RV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
+
+
+def _session(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 4  # what fails is raised
+    try:
+        # From bytes, so that a graph cannot name other files to read.
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise CheckpointError(f"{path}: is missing; write it with: speechformer export --onnx") from error
+    except Exception as error:  # ONNX Runtime's own errors share no base but this
+        raise CheckpointError(f"{path}: is damaged or no ONNX graph; export the model again") from error
+    names = tuple(one.name for one in session.get_inputs()), tuple(one.name for one in session.get_outputs())
+    if names != (inputs, outputs):
+        raise CheckpointError(f"{path}: is not a graph of this program's; export the model again")
+    return session

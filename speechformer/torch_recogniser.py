@@ -1,0 +1,54 @@
+"""The network as the search sees it, computed by torch: on a CPU or a GPU, in float32 or bfloat16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from speechformer.decoding import Floats, Ints, Memory
+from speechformer.model import DecoderCache, SpeechTransformer
+
+
+@dataclass(frozen=True)
+class TorchCache:
+    """A `DecoderCache` behind numpy indices."""
+
+    inner: DecoderCache
+
+    @property
+    def n_utterances(self) -> int:
+        """How many utterances are being decoded."""
+        return self.inner.n_utterances
+
+    def select(self, rows: Ints, utterances: Ints | None = None) -> TorchCache:
+        """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
+        device = self.inner.mask_BM.device
+        chosen = None if utterances is None else torch.from_numpy(utterances).to(device)
+        return TorchCache(self.inner.select(torch.from_numpy(rows).to(device), chosen))
+
+
+class TorchRecogniser:
+    """A `decoding.Recogniser`. The model stays where it is and as it is."""
+
+    def __init__(self, model: SpeechTransformer) -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
+        """Encode a batch."""
+        device = self.model.ctc_head.weight.device
+        memory_BMD, mask_BM = self.model.encode(
+            torch.from_numpy(features_BTC).to(device), torch.from_numpy(frames_B).to(device)
+        )
+        log_probs_BMV = self.model.ctc_logits(memory_BMD).float().log_softmax(-1)
+        cache = TorchCache(self.model.start_decoding(memory_BMD, mask_BM))
+        return Memory(log_probs_BMV.cpu().numpy(), mask_BM.sum(1).cpu().numpy(), cache)
+
+    @torch.inference_mode()
+    def read(self, tokens_R: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
+        """Read one more token of each hypothesis."""
+        device = self.model.ctc_head.weight.device
+        logits_RLV, grown = self.model.decode(torch.from_numpy(tokens_R).to(device)[:, None], cache.inner)
+        log_probs_RV: Floats = logits_RLV[:, -1].float().log_softmax(-1).cpu().numpy()
+        return log_probs_RV, TorchCache(grown)

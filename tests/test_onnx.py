@@ -1,0 +1,155 @@
+"""What ONNX Runtime computes is what torch computes, and a folder that it cannot compute is named."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechformer import Transcriber
+from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from speechformer.cli import main
+from speechformer.decoding import DecodingConfig, decode
+from speechformer.errors import CheckpointError
+from speechformer.features import FeatureConfig, extract
+from speechformer.frontend import Frontend
+from speechformer.grammar import Grammar
+from speechformer.model import SpeechTransformer
+from speechformer.model_folder import DECODER, ENCODER, FILTERS, GRAPHS, find_model, has_graphs
+from speechformer.onnx_export import export, weights_digest
+from speechformer.onnx_recogniser import OnnxRecogniser
+from speechformer.shape import ModelConfig
+from speechformer.tokenizer import Tokenizer
+from speechformer.torch_recogniser import TorchRecogniser
+from tests.conftest import WORDS, spoken
+
+ASSETS = sorted((Path(__file__).parents[1] / "assets").glob("*.wav"))
+FRAMES = (40, 0, 96, 13, 61)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tokenizer: Tokenizer) -> Checkpoint:
+    """An untrained model with opinions."""
+    torch.manual_seed(5)
+    config = ModelConfig(vocab_size=len(tokenizer), d_model=32, d_ff=64, n_heads=2, n_encoder_layers=2)
+    model = SpeechTransformer(config).eval().requires_grad_(False)
+    model.decoder.embedding.weight *= 3
+    return Checkpoint(model, FeatureConfig(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its export in full precision."""
+    folder = tmp_path_factory.mktemp("onnx")
+    export(checkpoint, folder, "fp32")
+    return folder
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("commands", [False, True])
+def test_both_engines_find_the_same_hypotheses(checkpoint: Checkpoint, folder: Path, beam: int, commands: bool) -> None:
+    from speechformer.automaton import TokenAutomaton
+
+    draw = np.random.default_rng(1)
+    features_BTC = draw.standard_normal((len(FRAMES), max(FRAMES), 40), dtype=np.float32)
+    config = DecodingConfig(beam=beam, n_best=beam)
+    constraint = TokenAutomaton(Grammar.parse("\n".join(WORDS), is_yaml=False), checkpoint.tokenizer)
+    by_torch, by_onnx = (
+        decode(recogniser, features_BTC, np.array(FRAMES), config, constraint if commands else None)
+        for recogniser in (TorchRecogniser(checkpoint.model), OnnxRecogniser(folder, checkpoint.model.config))
+    )
+    assert any(one[0].tokens for one in by_torch if one)
+    for found, expected in zip(by_onnx, by_torch, strict=True):
+        assert [one.tokens for one in found] == [one.tokens for one in expected]
+        scores = [one.log_probability for one in expected]
+        assert [one.log_probability for one in found] == pytest.approx(scores, abs=1e-3)
+
+
+def test_the_frontend_without_librosa_gives_librosas_features(tmp_path: Path) -> None:
+    for config in (FeatureConfig(), FeatureConfig(n_mels=64, n_mfcc=20, edge_s=0.0)):
+        Frontend.made_by_librosa(config).save(tmp_path / "filters")
+        frontend = Frontend.load(tmp_path / "filters", config)
+        for waveform_N in (spoken("go"), np.tile(spoken("left"), 3)[:-77], spoken("stop")[:511], spoken("stop")[:512]):
+            expected_TC = extract(waveform_N, config)
+            np.testing.assert_allclose(frontend.extract(waveform_N), expected_TC, atol=1e-3)
+
+
+def test_the_shipped_graphs_are_of_the_shipped_weights() -> None:
+    checkpoint = load_checkpoint(find_model())
+    network = OnnxRecogniser(find_model(), checkpoint.model.config)
+    assert network.weights == weights_digest(checkpoint.model)
+    assert network.precision == "int8"
+    np.testing.assert_array_equal(
+        Frontend.load(find_model() / FILTERS, checkpoint.features).mel_FS,
+        Frontend.made_by_librosa(checkpoint.features).mel_FS,
+    )
+
+
+def test_both_engines_and_both_precisions_write_the_samples() -> None:
+    texts = [path.stem.replace("-", " ") for path in ASSETS]
+    for settings in ({"engine": "onnx"}, {"engine": "torch"}, {"precision": "bf16"}, {"precision": "fp32"}):
+        transcriber = Transcriber.from_pretrained(**settings)  # type: ignore[arg-type]
+        assert [transcriber.transcribe(path).text for path in ASSETS] == texts
+
+
+def test_the_command_line_exports_what_it_can_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["export", "--onnx", str(tmp_path / "out"), "--precision", "fp32"]) == 0
+    sample = str(ASSETS[0])
+    for engine in ("onnx", "torch"):
+        capsys.readouterr()
+        status = main(["transcribe", sample, "--model", str(tmp_path / "out"), "--engine", engine])
+        printed = capsys.readouterr()
+        if engine == "onnx":
+            assert (status, printed.out.strip()) == (0, ASSETS[0].stem.replace("-", " "))
+        else:
+            assert status == 2
+            assert "model.safetensors: the model's weights are missing" in printed.err
+
+
+def test_new_weights_take_the_graphs_of_the_old_ones_away(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for name in GRAPHS:
+        (tmp_path / name).write_bytes(b"old")
+    assert has_graphs(tmp_path)
+    save_checkpoint(tmp_path, checkpoint)
+    assert not has_graphs(tmp_path)
+
+
+@pytest.mark.parametrize("part", GRAPHS)
+@pytest.mark.parametrize("harm", ["missing", "garbage", "cut", "other"])
+def test_a_damaged_part_is_named(checkpoint: Checkpoint, folder: Path, tmp_path: Path, part: str, harm: str) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    broken = tmp_path / "model" / part
+    if harm == "missing":
+        broken.unlink()
+    elif harm == "garbage":
+        broken.write_bytes(b"\x80\x04garbage" * 9)
+    elif harm == "cut":
+        broken.write_bytes(broken.read_bytes()[:2000])
+    else:
+        shutil.copyfile(find_model() / (DECODER if part == ENCODER else ENCODER), broken)
+    with pytest.raises(CheckpointError, match=part):
+        Transcriber.from_pretrained(tmp_path / "model", engine="onnx")
+
+
+def test_graphs_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    for name in (ENCODER, DECODER):
+        shutil.copyfile(find_model() / name, tmp_path / "model" / name)
+    with pytest.raises(CheckpointError, match=r"is of another model than config\.json"):
+        Transcriber.from_pretrained(tmp_path / "model", engine="onnx")
+
+
+def test_a_command_line_that_transcribes_loads_neither_torch_nor_librosas_parts() -> None:
+    source = f"""
+import sys
+from speechformer.cli import main
+status = main(["transcribe", {str(ASSETS[0])!r}])
+print(status, sorted({{"torch", "numba", "scipy", "sklearn", "rich", "jiwer", "hassil"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == [ASSETS[0].stem.replace("-", " "), "0 []"], done.stderr
