@@ -41,14 +41,14 @@ class Done:
     error: str = ""
 
 
-def find_inputs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Input], list[str]]:
+def find_inputs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Input], dict[str, str]]:
     """Return every input once, and a sentence for each path that held nothing.
 
     A path is a file, a folder (searched to its depths, its structure mirrored), a pattern such as `in/**/*.wav` that
     no file is named, or a manifest (`.jsonl`, see `data.read_manifest`). Raises ManifestError for a bad manifest.
     """
     inputs: dict[Path, Input] = {}
-    problems = []
+    problems: dict[str, str] = {}
     for path in map(Path, paths):
         try:
             found = _expand(path)
@@ -56,7 +56,7 @@ def find_inputs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Input], l
             reason = getattr(error, "strerror", None) or error
             found = f"{path}: cannot be looked up ({str(reason).lower()}); check the path"
         if isinstance(found, str):
-            problems.append(found)
+            problems[str(path)] = found
             continue
         for one in found:
             inputs.setdefault(one.path, one)

@@ -11,9 +11,11 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from speechformer.audio import Waveform
     from speechformer.batch import Done, Input
     from speechformer.error_report import Heard
-    from speechformer.transcribe import Transcriber
+    from speechformer.transcribe import Engine, Transcriber
+    from speechformer.transcript import Transcript
+    from speechformer.workers import Loading
 
 Result = TypeVar("Result")
 Change = Callable[["Waveform", int], "Waveform"]
@@ -49,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names can be any bytes
     try:
+        if args.command is _transcribe:
+            with _terminated_as_interrupted():
+                return command(args)
         return command(args)
     except SpeechformerError as error:
         _complain(error)
@@ -62,6 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl+C does: what is done is reported."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(problem: object) -> None:
@@ -90,14 +111,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
+def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ()) -> None:
     parser.add_argument("--model", help="model folder or name (commands-en)")
     parser.add_argument("--commands", type=Path, metavar="FILE", help="command set: YAML templates, or a phrase a line")
     parser.add_argument(
         "--beam", type=_positive, help="hypotheses kept while searching (4; 1 is greedy; at least 8 with --commands)"
     )
     parser.add_argument(
-        "--engine", choices=("auto", "onnx", "torch"), default="auto", help="auto: ONNX Runtime where it can"
+        "--engine",
+        choices=("auto", "onnx", "torch", *engines),
+        default="auto",
+        help="auto: ONNX Runtime where it can" + "; ray: a Ray cluster, with --jobs actors" * bool(engines),
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     parser.add_argument(
@@ -158,7 +182,7 @@ def _add_transcribe(commands: Any) -> None:
     parser.add_argument("--from-file", type=Path, metavar="LIST", help="read more paths from a file, one a line")
     parser.add_argument("--raw", action="store_true", help="stdin is 16-bit little-endian mono PCM, no WAV")
     parser.add_argument("--rate", type=_positive, default=16_000, metavar="HZ", help="sample rate of --raw (16000)")
-    _add_decoding(parser)
+    _add_decoding(parser, engines=("ray",))
     parser.add_argument(
         "--format", type=_formats, default=["txt"], metavar="FORMS", help=f"{', '.join(FORMATS)}; txt,srt for both"
     )
@@ -170,6 +194,8 @@ def _add_transcribe(commands: Any) -> None:
     standing.add_argument("--overwrite", action="store_true", help="write files anew that stand already")
     parser.add_argument("--ref", type=Path, metavar="MANIFEST", help="score against the texts of a manifest, on stderr")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what became of each input, JSON lines")
+    parser.add_argument("--jobs", type=_positive, default=1, help="processes, each with a model of its own (1)")
+    parser.add_argument("--batch-size", type=_positive, help="recordings that are decoded at once (32)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(command=_transcribe)
 
@@ -215,17 +241,46 @@ def _add_export(commands: Any) -> None:
 
 
 def _load(args: argparse.Namespace) -> Transcriber:
+    return _loading(args).load()
+
+
+def _loading(args: argparse.Namespace) -> Loading:
     from dataclasses import replace
 
-    from speechformer.transcribe import BESIDE_COMMANDS, FREE, Transcriber
+    from speechformer.transcribe import BESIDE_COMMANDS, FREE
+    from speechformer.workers import Loading
 
     usual = BESIDE_COMMANDS if args.commands else FREE
     decoding = replace(usual, beam=args.beam) if args.beam else usual
     in_json = args.command is _transcribe and {"json", "jsonl"} & set(args.format)
     word_times = args.command is _serve or bool(in_json)
-    return Transcriber.from_pretrained(
-        args.model, decoding, args.device, args.commands, args.precision, word_times, args.engine, args.threads
+    engine: Engine = "auto" if args.engine == "ray" else args.engine
+    return Loading(
+        args.model,
+        decoding,
+        args.device,
+        args.commands,
+        args.precision,
+        word_times,
+        engine,
+        args.threads,
+        getattr(args, "batch_size", None),
     )
+
+
+def _hear_all(args: argparse.Namespace, paths: Sequence[Path]) -> Iterator[Transcript | AudioError]:
+    """Transcribe files here, in several processes, or on a Ray cluster."""
+    from dataclasses import replace
+
+    from speechformer import workers
+
+    loading = _loading(args)
+    if args.engine == "ray":
+        return workers.on_ray(loading, paths, args.jobs)
+    if args.jobs == 1 or len(paths) < 2:
+        return loading.load().transcribe_files(paths)
+    threads = loading.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    return workers.in_processes(replace(loading, threads=threads), paths, args.jobs)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
@@ -247,8 +302,8 @@ def _transcribe(args: argparse.Namespace) -> int:
         raise SpeechformerError(f"{args.report}: stands already; give --overwrite or another name for the report")
     if args.report and args.report in {*(one.path for one in inputs), args.ref, args.from_file, *map(Path, args.paths)}:
         raise SpeechformerError(f"{args.report}: is read by this run; give another name for the report")
-    results = [batch.Done("", "failed", error=problem) for problem in problems]
-    for problem in problems:
+    results = [batch.Done(path, "failed", error=problem) for path, problem in problems.items()]
+    for problem in problems.values():
         _complain(problem)
     if args.resume:
         there = dict.fromkeys(one for one in inputs if all(output.exists() for output in outputs[one.path]))
@@ -281,7 +336,7 @@ def _transcribe_inputs(
     printer = Printer(sys.stdout, args.format[0], alone)
     said = _references(args.ref) if args.ref else {}
     scored: list[Heard] = []
-    transcripts = _load(args).transcribe_files([one.path for one in inputs]) if inputs else iter(())
+    transcripts = _hear_all(args, [one.path for one in inputs]) if inputs else iter(())
     try:
         for one, result in zip(inputs, _progress(transcripts, "transcribing", len(inputs), args.quiet), strict=False):
             if isinstance(result, AudioError):

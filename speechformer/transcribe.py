@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from speechformer.grammar import Grammar, Interpretation
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
-BATCH_S = 60.0  # larger ones do not fit the caches of a processor
+BATCH, BATCH_S = (
+    32,
+    60.0,
+)  # pieces, and their seconds, that are decoded at once: larger ones do not fit the caches of a processor
 GROUP, GROUP_S = 64, 480.0  # spans, and their seconds, that are decoded together
 FREE = DecodingConfig(beam=4, ctc_weight=0.1)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
@@ -98,8 +101,9 @@ class _Recording:
 class Transcriber:
     """A network that is loaded, with or without a command set (a file, or a Grammar that was loaded).
 
-    With `word_times` segments have words. One can serve many threads: nothing is kept between calls but what was seen
-    of the command set. `from_pretrained` makes one of a model folder.
+    With `word_times` segments have words. At most `batch_size` pieces of sound are decoded at once. One can serve many
+    threads: nothing is kept between calls but what was seen of the command set. `from_pretrained` makes one of a model
+    folder.
     """
 
     def __init__(
@@ -110,7 +114,9 @@ class Transcriber:
         decoding: DecodingConfig | None = None,
         commands: Commands | None = None,
         word_times: bool = False,
+        batch_size: int | None = None,
     ) -> None:
+        self.batch_size = batch_size or BATCH
         self.settings, self.recogniser, self.extract = settings, recogniser, extract
         self.decoding = decoding or (BESIDE_COMMANDS if commands else FREE)
         self.word_times = word_times
@@ -127,6 +133,7 @@ class Transcriber:
         word_times: bool = False,
         engine: Engine = "auto",
         threads: int | None = None,
+        batch_size: int | None = None,
     ) -> Transcriber:
         """Load a shipped model by name, or a model folder; the default needs no network.
 
@@ -144,7 +151,7 @@ class Transcriber:
             if precision not in ("auto", network.precision):
                 raise ConfigError(f"{folder}: was exported in {network.precision}; export it anew for {precision}")
             extract = Frontend.load(folder / FILTERS, settings.features).extract
-            return cls(settings, network, extract, decoding, commands, word_times)
+            return cls(settings, network, extract, decoding, commands, word_times, batch_size)
         from speechformer.checkpoint import load_checkpoint
 
         if threads:
@@ -152,7 +159,7 @@ class Transcriber:
 
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(folder, chosen_device(device))
-        return cls.from_checkpoint(checkpoint, decoding, commands, precision, word_times)
+        return cls.from_checkpoint(checkpoint, decoding, commands, precision, word_times, batch_size)
 
     @classmethod
     def from_checkpoint(
@@ -162,6 +169,7 @@ class Transcriber:
         commands: Commands | None = None,
         precision: Precision = "auto",
         word_times: bool = False,
+        batch_size: int | None = None,
     ) -> Transcriber:
         """Have torch compute a model that is loaded, where it is."""
         from speechformer.features import extract
@@ -174,11 +182,13 @@ class Transcriber:
         if precision == "bf16" or (precision == "auto" and has_fast_bfloat16(model.ctc_head.weight.device.type)):
             model = in_bfloat16(model)
         network, features = TorchRecogniser(model), partial(extract, config=checkpoint.features)
-        return cls(checkpoint.settings, network, features, decoding, commands, word_times)
+        return cls(checkpoint.settings, network, features, decoding, commands, word_times, batch_size)
 
     def with_commands(self, commands: Commands | None, decoding: DecodingConfig | None = None) -> Transcriber:
         """Return one that hears with the same network inside another command set, or none."""
-        return Transcriber(self.settings, self.recogniser, self.extract, decoding, commands, self.word_times)
+        return Transcriber(
+            self.settings, self.recogniser, self.extract, decoding, commands, self.word_times, self.batch_size
+        )
 
     def transcribe(self, source: AudioSource) -> Transcript:
         """Transcribe a path, bytes, an open binary file or a (rate, array) pair.
@@ -259,7 +269,8 @@ class Transcriber:
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
         features = {i: self.extract(pieces[i]) for i in audible}
         order = sorted((i for i in audible if len(features[i])), key=lambda i: len(features[i]))
-        for batch in _batches(order, [len(features[i]) / FRAMES_PER_S for i in order]):
+        seconds_of = [len(features[i]) / FRAMES_PER_S for i in order]
+        for batch in _batches(order, seconds_of, self.batch_size):
             found = self._decode(*collate([features[i] for i in batch]))
             heard_here = dict(zip(batch, found, strict=True))
             heard = [heard_here.get(i, one) for i, one in enumerate(heard)]
@@ -338,11 +349,11 @@ class Transcriber:
         return meanings
 
 
-def _batches(order: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:
-    """Cut pieces, sorted by length, into batches of at most `BATCH_S` padded seconds."""
+def _batches(order: Sequence[int], seconds: Sequence[float], size: int) -> list[list[int]]:
+    """Cut pieces, sorted by length, into batches of at most `size`, of at most `BATCH_S` padded seconds."""
     batches: list[list[int]] = []
     for i, length_s in zip(order, seconds, strict=True):
-        if not batches or length_s * (len(batches[-1]) + 1) > BATCH_S:
+        if not batches or len(batches[-1]) == size or length_s * (len(batches[-1]) + 1) > BATCH_S:
             batches.append([])
         batches[-1].append(i)
     return batches
