@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechformer.decoding import Floats
+import numpy as np
+
+from speechformer.decoding import Floats, Ints
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import PAD as BLANK
 
@@ -26,16 +28,36 @@ class Span:
 def align(log_probs_MV: Floats, tokens: Sequence[int]) -> list[Span]:
     """Return the span of each token on the best CTC path (Graves et al. 2006; Kürzinger et al. 2020).
 
-    There are none where the tokens do not fit into the positions.
+    There are none where the tokens do not fit into the positions. It is torchaudio's `forced_align`, to which a test
+    holds it, without the half gigabyte that loading torch takes.
     """
     n_blanks_needed = sum(first == second for first, second in itertools.pairwise(tokens))
     if not tokens or len(tokens) + n_blanks_needed > len(log_probs_MV):
         return []
-    import torch  # with torchaudio two seconds to load
-    from torchaudio.functional import forced_align, merge_tokens
+    path = _best_path(log_probs_MV, np.array([BLANK, *(part for token in tokens for part in (token, BLANK))]))
+    places = [np.flatnonzero(path == 2 * i + 1) for i in range(len(tokens))]
+    return [Span(int(place[0]), int(place[-1]) + 1) for place in places]
 
-    path_1M, scores_1M = forced_align(torch.from_numpy(log_probs_MV)[None], torch.tensor([list(tokens)]), blank=BLANK)
-    return [Span(one.start, one.end) for one in merge_tokens(path_1M[0], scores_1M[0], blank=BLANK)]
+
+def _best_path(log_probs_MV: Floats, labels_S: Ints) -> Ints:
+    """Return which of the labels, tokens with blanks around them, each position is in (Viterbi)."""
+    emissions_MS = log_probs_MV[:, labels_S].astype(np.float64)
+    skips_S = np.concatenate(([False, False], (labels_S[2:] != BLANK) & (labels_S[2:] != labels_S[:-2])))
+    score_S = np.full(len(labels_S), -np.inf)
+    score_S[:2] = emissions_MS[0, :2]
+    steps_MS = np.zeros(emissions_MS.shape, np.int8)
+    for position in range(1, len(emissions_MS)):
+        before_S = np.concatenate(([-np.inf], score_S[:-1]))
+        skipped_S = np.where(skips_S, np.concatenate(([-np.inf, -np.inf], score_S[:-2])), -np.inf)
+        choices_3S = np.stack((score_S, before_S, skipped_S))
+        steps_MS[position] = choices_3S.argmax(0)
+        score_S = choices_3S.max(0) + emissions_MS[position]
+    state = len(labels_S) - (1 if score_S[-1] >= score_S[-2] else 2)
+    path = np.empty(len(emissions_MS), np.int64)
+    for position in range(len(emissions_MS) - 1, -1, -1):
+        path[position] = state
+        state -= int(steps_MS[position, state])
+    return path
 
 
 def seconds(span: Span, config: ModelConfig, frames_per_s: float, edge_s: float) -> tuple[float, float]:

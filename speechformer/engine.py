@@ -32,8 +32,8 @@ Refusal = HTTPException
 LANGUAGE, LANGUAGES = "en", ("", "en", "english")
 ALIAS = "whisper-1"  # sent by clients in which no other name can be set
 CODES = {
-    400: "bad_request", 401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "too_large",
-    429: "busy", 499: "gone", 500: "failed", 503: "stopping",
+    400: "bad_request", 401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
+    413: "too_large", 429: "busy", 499: "gone", 500: "failed", 503: "stopping",
 }  # fmt: skip
 
 Hear = Callable[[Sequence[Waveform], Sequence[str]], Sequence[Transcript]]
@@ -45,6 +45,7 @@ class Limits:
     """What a request, and all of them together, may take."""
 
     upload_bytes: int = 25 * 2**20
+    upload_s: float = 60.0  # from the first byte of an HTTP request to its last
     duration_s: float = 300.0
     n_waiting: int = 64
     waiting_s: float = 1_800.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -98,7 +99,7 @@ def _explain(error: Any) -> Refusal:
 
 
 class _Door:
-    """Ask for the token before anything is read, and stop a body that grows too large."""
+    """Ask for the token before anything is read, and stop a body that grows too large or comes too slowly."""
 
     def __init__(self, app: ASGIApp, token: str | None, limits: Limits) -> None:
         self.app, self.limits = app, limits
@@ -123,11 +124,20 @@ class _Door:
         return too_large(self.limits) if length.isdecimal() and int(length) > self.max_bytes else None
 
     def _counted(self, receive: Receive) -> Receive:
-        n_bytes = 0
+        n_bytes, is_whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self.limits.upload_s
 
         async def counted() -> Message:
-            nonlocal n_bytes
-            message = await receive()
+            nonlocal n_bytes, is_whole
+            if is_whole:  # what comes now is that the client goes
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                late = f"the recording took longer than {self.limits.upload_s:g} s to arrive; send it again"
+                raise Refusal(408, late, {"Connection": "close"}) from error
+            is_whole = not message.get("more_body", False)
             n_bytes += len(message.get("body", b""))
             if n_bytes > self.max_bytes:
                 raise too_large(self.limits)

@@ -24,6 +24,18 @@ def certain(path: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return log_probs_MV.log_softmax(-1).numpy()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_torchaudios_forced_alignment(seed: int) -> None:
+    from torchaudio.functional import forced_align, merge_tokens
+
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(1, 6, int(draw.integers(1, 12)))
+    log_probs_MV = torch.randn(int(2 * len(tokens) + draw.integers(0, 60)), 6).mul(3).log_softmax(-1)
+    path, scores = forced_align(log_probs_MV[None], torch.from_numpy(tokens)[None], blank=0)
+    expected = [Span(one.start, one.end) for one in merge_tokens(path[0], scores[0], blank=0)]
+    assert align(log_probs_MV.numpy(), tokens.tolist()) == expected
+
+
 @pytest.mark.parametrize(
     ("path", "tokens", "spans"),
     [

@@ -330,6 +330,19 @@ def test_an_upload_that_does_not_say_its_size_is_stopped(fake: Fake) -> None:
     assert sent < 10
 
 
+def test_an_upload_that_comes_too_slowly_is_stopped(fake: Fake) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        await asyncio.sleep(PATIENCE_S)
+        yield b"never"
+
+    async def scenario(ask: Any, engine: Engine) -> httpx.Response:
+        return await ask.client.post(URL, content=body(), headers={"Content-Type": "multipart/form-data; boundary=b"})
+
+    response = over_http(scenario, fake, Limits(upload_s=0.1))
+    assert (response.status_code, response.json()["error"]["code"]) == (408, "timeout")
+
+
 def test_only_the_right_token_opens(fake: Fake) -> None:
     async def scenario(ask: Any, engine: Engine) -> list[int]:
         tokens = [None, "Bearer wrong", "right", "Bearer right", "Bearer rïght".encode()]

@@ -1,0 +1,173 @@
+"""How fast many 3 s commands become text, beside what the processor could do and beside other programs, in one run.
+
+    python tests/benchmarks/batch_speed.py --threads 1
+
+The limit is the number of multiply-adds of the network for such a command, over the rate at which this machine
+multiplies large matrices in that precision, plus the measured time of the features. PocketSphinx decodes as it does by
+itself (its n-gram model); the architecture of whisper-tiny has random weights, greedily writes as many tokens as ours,
+and is computed by transformers. Needs pocketsphinx and transformers from PyPI for these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+
+from speechformer import DecodingConfig, Transcriber
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
+from speechformer.shape import ModelConfig
+
+ASSETS = sorted((Path(__file__).parents[2] / "assets").glob("*.wav"))
+SECONDS = 3
+SIZE = 1024  # of the matrices whose product is timed
+
+
+def multiply_adds(shape: ModelConfig, n_frames: int, n_steps: int, beam: int) -> float:
+    """Count the multiply-adds of one utterance's network, decoder steps for every hypothesis."""
+    width, n_positions = shape.d_model, shape.n_positions(n_frames)
+    block = 4 * width**2 + 2 * width * shape.d_ff
+    encoder = shape.window_frames * shape.n_features * width + shape.n_encoder_layers * (
+        block + 2 * width * n_positions
+    )
+    cross = 2 * shape.n_decoder_layers * width**2 + width * shape.vocab_size
+    step = shape.n_decoder_layers * (block + 2 * width**2 + 2 * width * (n_positions + n_steps / 2))
+    return n_positions * (encoder + cross) + n_steps * beam * (step + width * shape.vocab_size)
+
+
+def best_of(run: Callable[[], object], n: int = 5) -> float:
+    """Return the least time of several runs, in seconds."""
+    run()
+    times = []
+    for _ in range(n):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def rates(threads: int) -> dict[str, float]:
+    """Measure multiply-adds a second of large matrix products, by precision."""
+    torch.set_num_threads(threads)
+    found = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(SIZE, SIZE, dtype=dtype) for _ in range(2))
+        found[name] = SIZE**3 / best_of(lambda a=a, b=b: a @ b, 20)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "product",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [SIZE, SIZE])],
+        [helper.make_tensor_value_info("c", TensorProto.INT32, [SIZE, SIZE])],
+        [onnx.numpy_helper.from_array(np.random.default_rng(0).integers(-99, 99, (SIZE, SIZE), np.int8), "b")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    values = {"a": np.random.default_rng(1).integers(0, 255, (SIZE, SIZE), np.uint8)}
+    found["int8"] = SIZE**3 / best_of(lambda: session.run(None, values), 20)
+    return found
+
+
+def clips(n: int) -> list[Waveform]:
+    """Return samples, each made 3 s long."""
+    return [np.resize(load_audio(ASSETS[i % len(ASSETS)]), SECONDS * SAMPLE_RATE_HZ) for i in range(n)]
+
+
+def pocketsphinx_times_real_time(waveforms: list[Waveform]) -> float:
+    """Time PocketSphinx as it comes, one recording after the other."""
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(samprate=SAMPLE_RATE_HZ, loglevel="FATAL")
+
+    def hear() -> None:
+        for waveform_N in waveforms:
+            decoder.start_utt()
+            decoder.process_raw((waveform_N * 32767).astype(np.int16).tobytes(), full_utt=True)
+            decoder.end_utt()
+
+    return len(waveforms) * SECONDS / best_of(hear, 2)
+
+
+def whisper_times_real_time(waveforms: list[Waveform], n_tokens: int, batch: int = 8) -> float:
+    """Time the architecture of whisper-tiny, features included."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers.utils import logging
+
+    config = WhisperConfig(
+        d_model=384, encoder_layers=4, decoder_layers=4, encoder_attention_heads=6, decoder_attention_heads=6,
+        encoder_ffn_dim=1536, decoder_ffn_dim=1536,
+    )  # fmt: skip
+    logging.set_verbosity_error()
+    forced = GenerationConfig(
+        max_new_tokens=n_tokens, min_new_tokens=n_tokens, max_length=None, min_length=None, decoder_start_token_id=1
+    )
+    model, extractor = WhisperForConditionalGeneration(config).eval(), WhisperFeatureExtractor()
+
+    @torch.inference_mode()
+    def hear() -> None:
+        for start in range(0, len(waveforms), batch):
+            features = extractor(waveforms[start : start + batch], sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
+            model.generate(features.input_features, generation_config=forced)
+
+    return len(waveforms) * SECONDS / best_of(hear, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--n", type=int, default=192, help="clips of ours; the peers hear 16")
+    parser.add_argument("--model", help="model folder or name")
+    parser.add_argument("--no-peers", action="store_true")
+    args = parser.parse_args()
+    waveforms = clips(args.n)
+    rate = rates(args.threads)
+    print(json.dumps({"threads": args.threads, **{f"{k} GMAC/s": round(v / 1e9) for k, v in rate.items()}}))
+    ours: dict[str, float] = {}
+    for engine, precision in (("onnx", "int8"), ("torch", "bf16"), ("torch", "fp32")):
+        for beam in (1, 4):
+            config = DecodingConfig(beam=beam, ctc_weight=0.1)
+            transcriber = Transcriber.from_pretrained(
+                args.model, config, engine=engine, precision=precision, threads=args.threads
+            )
+            features = [transcriber.extract(waveform_N) for waveform_N in waveforms[: len(ASSETS)]]
+            extract_s = best_of(lambda t=transcriber: [t.extract(one) for one in waveforms[: len(ASSETS)]]) / len(
+                ASSETS
+            )
+            heard = transcriber.transcribe_waveforms(waveforms[: len(ASSETS)], [""] * len(ASSETS))
+            tokenizer = transcriber.settings.tokenizer
+            n_steps = float(np.mean([len(tokenizer.encode(one.text)) + 1 for one in heard]))
+            count = multiply_adds(transcriber.settings.shape, len(features[0]), round(n_steps), beam)
+            took = best_of(lambda t=transcriber: t.transcribe_waveforms(waveforms, [""] * len(waveforms)), 3) / args.n
+            limit = count / rate[precision] + extract_s
+            ours[f"{engine} {precision} beam {beam}"] = SECONDS / took
+            print(json.dumps({
+                "engine": engine, "precision": precision, "beam": beam, "million_multiply_adds": round(count / 1e6),
+                "features_ms": round(1e3 * extract_s, 2), "limit_ms": round(1e3 * limit, 2),
+                "achieved_ms": round(1e3 * took, 2), "share_of_limit": round(limit / took, 2),
+                "times_real_time": round(SECONDS / took),
+            }), flush=True)  # fmt: skip
+    print(json.dumps({"peak_MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}))
+    if args.no_peers:
+        return
+    peers = {
+        "PocketSphinx": pocketsphinx_times_real_time(waveforms[:16]),
+        "whisper-tiny architecture": whisper_times_real_time(waveforms[:16], round(n_steps)),
+    }
+    for name, speed in peers.items():
+        print(json.dumps({
+            "peer": name, "times_real_time": round(speed, 1),
+            **{f"ours, {key}": f"{value / speed:.0f} x" for key, value in ours.items() if "onnx" in key},
+        }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
