@@ -30,7 +30,7 @@ from speechformer import Transcriber
 from speechformer.alignment import Span, align, seconds, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.data import read_folder, write_manifest
-from speechformer.errors import SpeechformerError
+from speechformer.errors import ManifestError, SpeechformerError
 from speechformer.features import FRAMES_PER_S, collate
 
 CORPORA = (
@@ -42,6 +42,7 @@ MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest pro
 SHORTEST_S, LONGEST_S = 0.06, 1.5
 FADE = SAMPLE_RATE_HZ // 100  # 10 ms from one word into the next
 BATCH = 24
+LONG = 4  # words of a sentence in which some are replaced
 
 Row = dict[str, Any]
 
@@ -76,6 +77,8 @@ def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     transcriber = Transcriber.from_pretrained(model)
     rows = [row for name, part in read_folder(data / "train").items() if name in CORPORA for row in part]
     sentences = [words for words in find_words(transcriber, rows) if words]
+    if not any(len(words) >= LONG for words in sentences):
+        raise ManifestError(f"{data / 'train'}: no recording of {LONG} words was understood; give a better model")
     lines = (data / "text.txt").read_text("utf-8").splitlines()
     folder = data / "word_splices"
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +157,7 @@ def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed
         for word in words:
             by_speaker[word.speaker][word.text].append(word)
             anywhere[word.text].append(word)
-    long = [words for words in sentences if len(words) >= 4]
+    long = [words for words in sentences if len(words) >= LONG]
     covered = [line for line in lines if 3 <= len(line.split()) <= 12 and all(w in anywhere for w in line.split())]
     speakers = list(by_speaker)
     sizes = [len(by_speaker[speaker]) ** 0.5 for speaker in speakers]
@@ -190,7 +193,7 @@ def join(words: Sequence[SpokenWord], draw: random.Random) -> Waveform:
         audio_N = word.audio_N * np.float32(0.05 / level)
         audio_N[:FADE] *= ramp
         audio_N[-FADE:] *= ramp[::-1]
-        if draw.random() < 0.15:
+        if len(whole_N) and draw.random() < 0.15:
             whole_N = np.pad(whole_N, (0, int(draw.uniform(0.02, 0.25) * SAMPLE_RATE_HZ)))
         overlap = min(FADE, len(whole_N))
         joined_N = np.concatenate((whole_N, audio_N[overlap:]))

@@ -1,0 +1,59 @@
+"""New sentences of people's own words: cut where it is quiet, joined at one level, written as they are said."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "commands"
+TONE_N = np.sin(np.arange(SAMPLE_RATE_HZ // 5) / 5).astype(np.float32)  # 0.2 s
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPE))
+        import splice
+
+        return splice
+
+
+def test_words_are_cut_where_it_is_quietest_between_them(recipe: ModuleType) -> None:
+    quiet_N = np.full(SAMPLE_RATE_HZ // 20, 0.001, np.float32)
+    waveform_N = np.concatenate((TONE_N, quiet_N, 0.3 * TONE_N, quiet_N, TONE_N))
+    first, second, third = recipe.cut(waveform_N, [(0.05, 0.15), (0.3, 0.4), (0.55, 0.65)])
+    assert len(first) == pytest.approx(0.225 * SAMPLE_RATE_HZ, abs=0.03 * SAMPLE_RATE_HZ)
+    assert len(first) + len(second) == pytest.approx(0.475 * SAMPLE_RATE_HZ, abs=0.03 * SAMPLE_RATE_HZ)
+    assert len(first) + len(second) + len(third) == len(waveform_N)
+
+
+def test_joined_words_have_one_level_and_do_not_click(recipe: ModuleType) -> None:
+    words = [recipe.SpokenWord(str(i), "a", level * TONE_N) for i, level in enumerate((0.01, 0.9, 0.1))]
+    joined_N: Waveform = recipe.join(words, random.Random(1))
+    assert len(joined_N) >= 3 * len(TONE_N) - 2 * recipe.FADE
+    levels = [float(np.sqrt(np.mean(np.square(part)))) for part in (joined_N[:3000], joined_N[-3000:])]
+    assert levels[0] == pytest.approx(levels[1], rel=0.2)
+    assert np.abs(np.diff(joined_N)).max() < 0.1
+
+
+def test_sentences_are_of_words_that_were_said_and_by_one_speaker_where_that_can_be(recipe: ModuleType) -> None:
+    vocabulary = {"ann": "turn on the red light please now".split(), "bob": "go to the left".split()}
+    sentences = [
+        [recipe.SpokenWord(word, speaker, TONE_N) for word in words] for speaker, words in vocabulary.items()
+    ] * 3
+    found = list(islice(recipe.splice(sentences, ["turn on the light", "open the door", "go to the left"], 1), 60))
+    said = {tuple(word.text for word in words) for words in found}
+    assert ("turn", "on", "the", "light") in said
+    assert not any("door" in words for words in said)
+    for words in found:
+        if tuple(word.text for word in words) == ("turn", "on", "the", "light"):
+            assert {word.speaker for word in words} <= {"ann", "bob"}
+    composed = [words for words in found if [word.text for word in words] == ["go", "to", "the", "left"]]
+    assert any({word.speaker for word in words} == {"bob"} for words in composed)
