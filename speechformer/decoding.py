@@ -26,6 +26,7 @@ from speechformer.tokenizer import BOS, EOS, UNK
 from speechformer.tokenizer import PAD as BLANK
 
 NEVER = -1e30
+SLACK = 10.0  # nats, of an utterance of any length
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -65,11 +66,16 @@ class Recogniser(Protocol):
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How to search: `beam` hypotheses are kept an utterance, `ctc_weight` is w above, 0…1."""
+    """How to search: `beam` hypotheses are kept an utterance, `ctc_weight` is w above, 0…1.
+
+    With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
+    and `SLACK` more, is ruled out: a decoder that goes round in a circle leaves the sound behind.
+    """
 
     beam: int = 1
     ctc_weight: float = 0.3
     n_best: int = 1
+    ctc_slack: float | None = None
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.n_best < 1:
@@ -260,6 +266,9 @@ class _Search:
         self.ctc: CtcPrefix | None = None
         if max(self.lengths, default=0) and any(task.config.ctc_weight for task in tasks):
             self.ctc = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B, len(tasks))
+        best_path_AM = memory.ctc_log_probs_BMV.max(-1)
+        is_real_AM = np.arange(best_path_AM.shape[1]) < memory.lengths_B[:, None]
+        self.best_path_A = (best_path_AM * is_real_AM).sum(1).tolist()
         self.last_AW: Ints = np.full((len(self.lengths), len(tasks)), BOS)
         self.attention_AW: Doubles = np.zeros(self.last_AW.shape)
         tokens_V = np.arange(memory.ctc_log_probs_BMV.shape[-1])
@@ -298,7 +307,11 @@ class _Search:
         weight, score_AWV = lane.config.ctc_weight, attention_AWV
         if weight:
             joint_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
-            score_AWV = np.where(prefix_AWV <= NEVER / 10, NEVER, joint_AWV)  # what the CTC head rules out
+            ruled_out_AWV = prefix_AWV <= NEVER / 10
+            if lane.config.ctc_slack is not None:
+                far_AWV = prefix_AWV < self._floor_A11(lane.config.ctc_slack)
+                ruled_out_AWV |= far_AWV & ~far_AWV.all((1, 2), keepdims=True)  # something must be written
+            score_AWV = np.where(ruled_out_AWV, NEVER, joint_AWV)
         scores = np.where(self._allowed(lane), score_AWV, NEVER).reshape(len(self.utterances), -1)
         n_vocab, best = score_AWV.shape[-1], _highest(scores, lane.config.beam)
         parts = (part.reshape(scores.shape) for part in (scores, attention_AWV, prefix_AWV))
@@ -324,6 +337,11 @@ class _Search:
             bar = done[lane.config.n_best - 1] if len(done) >= lane.config.n_best else -math.inf
             grown.append([one for one in going if one.hypothesis.log_probability > bar])
         return grown
+
+    def _floor_A11(self, slack: float) -> Doubles:
+        """Return below which log probability of the CTC head the sound is left behind."""
+        floors = [self.best_path_A[one] - SLACK - slack * self.lengths[one] for one in self.utterances]
+        return np.array(floors)[:, None, None]
 
     def _allowed(self, lane: _Lane) -> Bools:
         """Return which tokens may follow, `allowed_AWV`: none where an utterance has no such hypothesis (any more)."""

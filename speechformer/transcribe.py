@@ -43,7 +43,7 @@ BATCH, BATCH_S = (
     60.0,
 )  # pieces, and their seconds, that are decoded at once: larger ones do not fit the caches of a processor
 GROUP, GROUP_S = 64, 480.0  # spans, and their seconds, that are decoded together
-FREE = DecodingConfig(beam=4, ctc_weight=0.1)  # the best on dev speech
+FREE = DecodingConfig(beam=4, ctc_weight=0.1, ctc_slack=0.6)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear

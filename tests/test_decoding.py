@@ -248,6 +248,22 @@ def test_searches_side_by_side_find_what_each_finds_alone(make_model: MakeModel,
             same_pairs(as_pairs(found), as_pairs(expected))
 
 
+def test_a_decoder_that_goes_round_in_a_circle_is_held_to_the_sound(make_model: MakeModel) -> None:
+    model = make_model().requires_grad_(False)
+    with torch.no_grad():
+        model.decoder.embedding.weight[EOS] = -10 * model.decoder.embedding.weight[4]
+        model.decoder.norm.bias += 10 * model.decoder.embedding.weight[4]  # one word, without end
+        model.ctc_head.weight *= 0
+        model.ctc_head.bias[:] = torch.tensor([20.0, -9, -9, -9, -9, -9])  # and there is nothing to hear
+    features, frames = draw_features(40), torch.tensor([40])
+    loose, held = (
+        decode(model, features, frames, DecodingConfig(beam=2, ctc_weight=0.02, ctc_slack=slack))[0][0]
+        for slack in (None, 0.6)
+    )
+    assert len(loose.tokens) > 5
+    assert len(held.tokens) <= 1
+
+
 @weights
 def test_the_n_best_are_sorted_distinct_and_of_real_words(make_model: MakeModel, weight: float) -> None:
     config = DecodingConfig(beam=8, n_best=5, ctc_weight=weight)
