@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DONE, SOME_FAILED, USAGE, NONE_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 SHORT = 32  # so many files need no progress bar
 EVERY_S = 10.0  # between lines of progress
+_interrupted = threading.Event()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # file names can be any bytes
     try:
         if args.command is _transcribe:
-            with _terminated_as_interrupted():
+            with _interruptible():
                 return command(args)
         return command(args)
     except SpeechformerError as error:
@@ -72,17 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl+C does: what is done is reported."""
+def _interruptible() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl+C does, what is done being reported, and remember that either came."""
 
     def interrupt(number: int, frame: object) -> None:
+        _interrupted.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    _interrupted.clear()
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _complain(problem: object) -> None:
@@ -339,6 +344,8 @@ def _transcribe_inputs(
     transcripts = _hear_all(args, [one.path for one in inputs]) if inputs else iter(())
     try:
         for one, result in zip(inputs, _progress(transcripts, "transcribing", len(inputs), args.quiet), strict=False):
+            if _interrupted.is_set():  # where a library called back, which swallows it, and a file seemed unreadable
+                raise KeyboardInterrupt
             if isinstance(result, AudioError):
                 _complain(result)
                 results.append(Done(str(one.path), "failed", error=str(result)))

@@ -113,8 +113,8 @@ def test_whenever_a_run_is_ended_resuming_does_each_file_once(tmp_path: Path, ho
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         time.sleep(draw.uniform(0.2, 2.0))
         process.send_signal(how)
-        process.communicate(timeout=60)
-        assert process.returncode in (0, 130, -how)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, 130, -how), said
         standing = {path: path.read_bytes() for path in out.rglob("*.t*") if out.exists()}
         report = out / "report.jsonl"
         done = subprocess.run([*command, "--report", str(report)], capture_output=True, text=True, timeout=300)
@@ -128,3 +128,18 @@ def test_whenever_a_run_is_ended_resuming_does_each_file_once(tmp_path: Path, ho
         assert sorted(Path(row["path"]).name for row in rows) == [f"{i:02}.wav" for i in range(40)]
         assert {row["status"] for row in rows} <= {"done", "skipped"}
         shutil.rmtree(out)
+
+
+def test_an_interrupt_that_a_library_swallows_is_one_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def swallow(self: Transcriber, paths: Sequence[str]) -> Iterator[Result]:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            yield AudioError(f"{paths[0]}: no sound")
+
+    monkeypatch.setattr(Transcriber, "transcribe_files", swallow)
+    assert main(["transcribe", str(ASSETS[0]), "--report", str(tmp_path / "report")]) == 130
+    assert "no sound" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "report").read_text())["status"] == "not reached"
