@@ -71,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
+    except Exception:
+        if not _interrupted.is_set():
+            raise
+        _complain("interrupted")  # while a compiled module was being imported, which makes an ImportError of it
+        return INTERRUPTED
 
 
 @contextmanager

@@ -143,3 +143,15 @@ def test_an_interrupt_that_a_library_swallows_is_one_still(
     assert main(["transcribe", str(ASSETS[0]), "--report", str(tmp_path / "report")]) == 130
     assert "no sound" not in capsys.readouterr().err
     assert json.loads((tmp_path / "report").read_text())["status"] == "not reached"
+
+
+def test_an_interrupt_while_a_compiled_module_is_imported_is_one_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **settings: object) -> Transcriber:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+        raise AssertionError
+
+    monkeypatch.setattr(Transcriber, "from_pretrained", load)
+    assert main(["transcribe", str(ASSETS[0])]) == 130
