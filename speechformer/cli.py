@@ -71,11 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
-    except Exception:
-        if not _interrupted.is_set():
-            raise
-        _complain("interrupted")  # while a compiled module was being imported, which makes an ImportError of it
-        return INTERRUPTED
 
 
 @contextmanager
@@ -90,6 +85,10 @@ def _interruptible() -> Iterator[None]:
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Exception as error:
+        if _interrupted.is_set():  # a compiled module that was being imported makes an ImportError of it
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,10 +38,7 @@ if TYPE_CHECKING:
     from speechformer.grammar import Grammar, Interpretation
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
-BATCH, BATCH_S = (
-    32,
-    60.0,
-)  # pieces, and their seconds, that are decoded at once: larger ones do not fit the caches of a processor
+BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do not fit a processor's caches
 GROUP, GROUP_S = 64, 480.0  # spans, and their seconds, that are decoded together
 FREE = DecodingConfig(beam=4, ctc_weight=0.1, ctc_slack=0.6)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
