@@ -3,6 +3,9 @@
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes each matrix's step orthogonal, so that every
 direction learns alike, not only those with large gradients. Embeddings, what reads the sound, the CTC head, norms
 and biases are not maps from hidden units to hidden units and stay with AdamW (Loshchilov and Hutter 2019).
+
+Making a step orthogonal costs as much as half of a small batch's gradient. Where several processes train together,
+each does it for its share of the matrices and tells the others (ZeRO stage 1, Rajbhandari et al. 2020, section 5.1).
 """
 
 from __future__ import annotations
@@ -18,16 +21,17 @@ class Optimiser:
     """Both optimisers, stepped as one. Only the matrices are decayed.
 
     Muon's steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, equation 4), so one learning
-    rate serves both.
+    rate serves both. With `n_processes` over one, `step` and `state_dict` are called by all of them at once.
     """
 
-    def __init__(self, model: SpeechTransformer, lr: float, weight_decay: float) -> None:
+    def __init__(self, model: SpeechTransformer, lr: float, weight_decay: float, n_processes: int = 1) -> None:
         matrices: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
         for name, weight in model.named_parameters():
             (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
+        settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         self.parts: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
+            _shared_muon(matrices, settings) if n_processes > 1 else torch.optim.Muon(matrices, **settings),
             torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
 
@@ -44,10 +48,21 @@ class Optimiser:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is remembered between steps."""
+        """Return what is remembered between steps; of several processes, the first has all and the others nothing."""
+        shared = getattr(self.parts[0], "consolidate_state_dict", None)
+        if shared is not None:
+            shared(to=0)
+            if torch.distributed.get_rank() != 0:
+                return {}
         return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned. Raises KeyError or ValueError where it is of another optimiser."""
         for i, part in enumerate(self.parts):
             part.load_state_dict(state[str(i)])
+
+
+def _shared_muon(matrices: list[torch.nn.Parameter], settings: dict[str, Any]) -> torch.optim.Optimizer:
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # late: to import it warns, and one process has no use
+
+    return ZeroRedundancyOptimizer(matrices, torch.optim.Muon, **settings)

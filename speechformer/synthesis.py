@@ -35,6 +35,32 @@ ESPEAK_ACCENTS = (
 ESPEAK_UNFIT = tuple("robo Robot Demonic croak whisper fast Tweaky anxious klatt5 Storm".split())
 MAX_S = 30.0
 
+# How English function words are said within a sentence (their weak forms: Cruttenden, Gimson's Pronunciation of
+# English, 8th edition, 2014), in the phones of the CMU dictionary. The synthesisers say most of them as they are said
+# alone: "at" is always [æt]. The full form stands among them where it is common; "a" may be a letter and is left alone.
+WEAK_FORMS = {
+    "am": ("ax m", "m"), "an": ("ax n",), "and": ("ax n", "ax n d", "n", "ae n d"), "are": ("ax r", "ax"),
+    "as": ("ax z", "ax z", "ae z"), "at": ("ax t", "ax t", "ae t"), "but": ("b ax t", "b ah t"),
+    "by": ("b ay", "b ax"), "can": ("k ax n", "k n"), "could": ("k ax d", "k uh d"), "do": ("d ax", "d uw"),
+    "for": ("f ax", "f ax r", "f ao r"), "from": ("f r ax m", "f r ah m"), "had": ("ax d", "hh ax d", "hh ae d"),
+    "has": ("ax z", "hh ax z", "hh ae z"), "have": ("ax v", "hh ax v", "hh ae v"), "he": ("iy", "hh iy"),
+    "her": ("ax", "hh ax r", "hh er"), "him": ("ih m", "hh ih m"), "his": ("ih z", "hh ih z"),
+    "in": ("ax n", "ih n", "ih n"), "is": ("z", "ih z", "ih z"), "it": ("ax t", "ih t", "ih t"),
+    "me": ("m ih", "m iy"), "must": ("m ax s", "m ax s t"), "my": ("m ax", "m ay"), "not": ("n ax t", "n aa t"),
+    "of": ("ax v", "ax", "ah v"), "on": ("ax n", "aa n", "aa n"), "or": ("ax r", "ao r"),
+    "should": ("sh ax d", "sh uh d"), "some": ("s ax m", "s ah m"), "than": ("dh ax n",),
+    "that": ("dh ax t", "dh ae t"), "the": ("dh ax",), "them": ("dh ax m", "ax m"), "there": ("dh ax r", "dh eh r"),
+    "to": ("t ax", "t ax", "t uw"), "was": ("w ax z", "w ah z"), "were": ("w ax r", "w er"),
+    "will": ("w ax l", "w ih l"), "would": ("w ax d", "w uh d"),
+    "with": ("w ax dh", "w ih dh", "w ih dh", "w ih th", "w ih"), "you": ("y ax", "y ax", "y uw"),
+    "your": ("y ax", "y ax r", "y ao r"),
+}  # fmt: skip
+ESPEAK_PHONES = {
+    "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ay": "aI", "dh": "D", "eh": "E", "er": "3:", "hh": "h",
+    "ih": "I", "iy": "i:", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
+}  # fmt: skip
+FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ih", "iy", "uh", "uw")
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -53,17 +79,25 @@ class Voice:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to be spoken by a voice into a file."""
+    """A text to be spoken by a voice into a file; `reduced`: with function words as fluent speakers say them."""
 
     text: str
     voice: Voice
     path: Path
+    reduced: bool = False
 
     @classmethod
-    def within(cls, folder: Path, text: str, voice: Voice) -> Request:
+    def within(cls, folder: Path, text: str, voice: Voice, reduced: bool = False) -> Request:
         """Name the file by what is said and how, so that no other speech is ever taken for it."""
-        key = hashlib.sha256(repr((text, voice)).encode()).hexdigest()[:16]
-        return cls(text, voice, folder / key[:2] / f"{key}.flac")
+        said = (text, voice, "reduced") if reduced else (text, voice)
+        key = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        return cls(text, voice, folder / key[:2] / f"{key}.flac", reduced)
+
+    def pronunciations(self) -> dict[str, list[str]]:
+        """Return the phones of its function words, drawn from `WEAK_FORMS`, the same every time."""
+        draw = random.Random(self.path.name)
+        words = dict.fromkeys(self.text.split()) if self.reduced else ()
+        return {word: draw.choice(WEAK_FORMS[word]).split() for word in words if word in WEAK_FORMS}
 
 
 def require(engines: Collection[str]) -> None:
@@ -112,15 +146,16 @@ def synthesise(requests: Iterable[Request]) -> Iterator[Request]:
 
     Requests that the engine cannot speak (it crashes, or the sound is empty or endless) are left out.
     """
-    pending: dict[str, list[Request]] = {"festival": []}
+    pending: dict[bool, list[Request]] = {False: [], True: []}  # festival's; what it learns of one it keeps for all
     for request in requests:
         if request.path.exists():
             yield request
         elif request.voice.engine == "festival":
-            pending["festival"].append(request)
+            pending[request.reduced].append(request)
         elif _speak_one(request):
             yield request
-    yield from _speak_festival(pending["festival"])
+    for part in pending.values():
+        yield from _speak_festival(part)
 
 
 def _speak_one(request: Request) -> bool:
@@ -138,16 +173,25 @@ def _call(command: list[str]) -> bool:
 
 
 def _espeak(request: Request, wav: Path) -> list[str]:
-    voice = request.voice
+    voice, phones = request.voice, request.pronunciations()
+    spelt = {word: "".join(ESPEAK_PHONES.get(phone, phone) for phone in phones[word]) for word in phones}
+    text = " ".join(f"[[{spelt[word]}]]" if word in spelt else word for word in request.text.split())
     return ["espeak-ng", "-v", voice.name, "-s", str(round(160 * voice.speed)),
-            "-p", str(round(min(99, 50 * voice.pitch))), "-w", str(wav), "--", request.text]  # fmt: skip
+            "-p", str(round(min(99, 50 * voice.pitch))), "-w", str(wav), "--", text]  # fmt: skip
 
 
 def _flite(request: Request, wav: Path) -> list[str]:
     voice = request.voice
     hertz = {"slt": 170.0}.get(voice.name, 105.0) * voice.pitch
-    return ["flite", "-voice", voice.name, "--setf", f"duration_stretch={1 / voice.speed:.3f}",
-            "--setf", f"int_f0_target_mean={hertz:.1f}", "-t", request.text, "-o", str(wav)]  # fmt: skip
+    lexicon = wav.with_name("lexicon.txt")
+    lexicon.write_text("".join(_flite_entry(word, phones) for word, phones in request.pronunciations().items()))
+    return ["flite", "-voice", voice.name, "-add_lex", str(lexicon),
+            "--setf", f"duration_stretch={1 / voice.speed:.3f}", "--setf", f"int_f0_target_mean={hertz:.1f}",
+            "-t", request.text, "-o", str(wav)]  # fmt: skip
+
+
+def _flite_entry(word: str, phones: list[str]) -> str:
+    return f"{word} : {' '.join(f'{phone}0' if phone in FLITE_VOWELS else phone for phone in phones)}\n"
 
 
 def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Request]:
@@ -164,8 +208,12 @@ def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Reques
 
 def _festival_line(request: Request, wav: Path) -> str:
     text = request.text.replace("\\", " ").replace('"', " ")
+    entries = "".join(
+        f'(lex.add.entry \'("{word}" nil ((({" ".join(phones)}) 0)))) '
+        for word, phones in request.pronunciations().items()
+    )
     return (
-        f"(voice_{request.voice.name}) (Parameter.set 'Duration_Stretch {1 / request.voice.speed:.3f}) "
+        f"(voice_{request.voice.name}) {entries}(Parameter.set 'Duration_Stretch {1 / request.voice.speed:.3f}) "
         f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{wav}" \'riff)'
     )
 

@@ -163,7 +163,8 @@ class Trainer:
         self.checkpoint = Checkpoint(SpeechTransformer(model_config).to(self.world.device), features, tokenizer)
         if config.initial:
             self._begin_with(load_checkpoint(config.initial))
-        self.optimiser = Optimiser(self.checkpoint.model, config.schedule.lr, config.schedule.weight_decay)
+        schedule = config.schedule
+        self.optimiser = Optimiser(self.checkpoint.model, schedule.lr, schedule.weight_decay, self.world.size)
         self.step = self.epoch = self.number = self.bad_steps = 0
         self.best: list[tuple[float, int]] = []
         torch.manual_seed(config.seed + self.world.rank)  # the processes' weights are one, their dropout is not
@@ -298,11 +299,12 @@ class Trainer:
         """Write all that is needed to go on exactly, atomically."""
         cuda = torch.device(self.world.device).type == "cuda"
         random = self.world.gather((torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None))
+        optimiser = self.optimiser.state_dict()
         if not self.world.leads:
             return
         state = {
             "model": self.checkpoint.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": optimiser,
             "random": random,
             "place": [self.step, self.epoch, self.number, self.bad_steps],
             "best": self.best,

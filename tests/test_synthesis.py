@@ -14,8 +14,11 @@ from speechformer.audio import load_audio, write_wav
 from speechformer.errors import SynthesisError
 from speechformer.synthesis import (
     DEBIAN_PACKAGES,
+    ESPEAK_PHONES,
     ESPEAK_UNFIT,
+    FLITE_VOWELS,
     PROGRAMS,
+    WEAK_FORMS,
     Request,
     Voice,
     espeak_variants,
@@ -55,6 +58,25 @@ def test_a_faster_voice_is_done_sooner(engine: str, tmp_path: Path) -> None:
     requests = [Request("turn on the light", voice, tmp_path / f"{voice.speed}.wav") for voice in voices]
     slow_N, fast_N = (load_audio(request.path) for request in synthesise(requests))
     assert len(slow_N) > 1.3 * len(fast_N)
+
+
+@engines
+def test_reduced_speech_has_other_vowels(engine: str, tmp_path: Path) -> None:
+    text = "at from that can as and was some"
+    full, reduced = (Request.within(tmp_path, text, VOICES[engine], reduced) for reduced in (False, True))
+    assert full.path != reduced.path
+    assert not full.pronunciations()
+    assert reduced.pronunciations() == Request.within(tmp_path, text, VOICES[engine], True).pronunciations()
+    assert reduced.pronunciations()["from"][-1] == "m"
+    assert set(synthesise([reduced, full])) == {full, reduced}
+    full_N, reduced_N = (load_audio(request.path) for request in (full, reduced))
+    assert 0.5 * len(full_N) < len(reduced_N) < len(full_N)  # weak vowels are short
+
+
+def test_every_phone_of_a_weak_form_is_known_to_espeak() -> None:
+    phones = {phone for forms in WEAK_FORMS.values() for form in forms for phone in form.split()}
+    assert all(len(ESPEAK_PHONES.get(phone, phone)) == 1 or phone in ESPEAK_PHONES for phone in phones)
+    assert set(FLITE_VOWELS) <= set(ESPEAK_PHONES)
 
 
 @engines

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from speechformer.training import (
     measure_features,
     train,
 )
+from speechformer.world import World
 from tests.conftest import WORDS, spoken
 
 SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dropout=0.1)
@@ -197,8 +199,8 @@ def test_the_ctc_head_learns_alone_and_then_shares() -> None:
     assert shares[30:] == pytest.approx([0.3] * 10)
 
 
-def a_batch() -> Batch:
-    draw = torch.Generator().manual_seed(0)
+def a_batch(seed: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
     features = [torch.randn(frames, 3, generator=draw).numpy() for frames in (20, 12)]
     return make_batch(features, [[4, 5, 4], [5]])
 
@@ -258,6 +260,57 @@ def test_a_step_moves_every_direction_of_a_matrix_alike(make_model: Callable[...
     assert step[0] / step[9] < 2
     # The size is AdamW's: about a fifth of the learning rate an entry (Liu et al. 2025, section 2.2).
     assert (weight.detach() - before).square().mean().sqrt() == pytest.approx(2e-3, rel=0.3)
+
+
+def small_model() -> SpeechTransformer:
+    torch.manual_seed(0)
+    config = ModelConfig(n_features=3, vocab_size=6, d_model=16, d_ff=32, n_heads=2, n_encoder_layers=1)
+    return SpeechTransformer(replace(config, window_frames=4, stride_frames=2, dropout=0.0))
+
+
+def take_steps(optimiser: Optimiser, model: SpeechTransformer, world: World, batches: list[Batch], n: int) -> None:
+    for _ in range(n):
+        optimiser.zero_grad()
+        sum(joint_loss(model, batch, 0.3, 0.1)[0] for batch in batches).div(len(batches)).backward()
+        world.average(weight.grad for weight in model.parameters())
+        optimiser.step(1e-2)
+
+
+def train_together(rank: int, port: int, folder: Path) -> None:
+    """Be one of two processes: take two steps, save, go on in a new optimiser for one more."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world, model = World("cpu"), small_model()
+    optimiser = Optimiser(model, 1e-2, 0.1, world.size)
+    take_steps(optimiser, model, world, [a_batch(rank)], 2)
+    state = optimiser.state_dict()
+    if world.leads:
+        torch.save(state, folder / "state.pt")
+    world.wait()
+    resumed = Optimiser(model, 1e-2, 0.1, world.size)
+    resumed.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    take_steps(resumed, model, world, [a_batch(rank)], 1)
+    torch.save(model.state_dict(), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_take_the_steps_that_one_would(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(train_together, (port, tmp_path), nprocs=2)
+    model = small_model()
+    optimiser = Optimiser(model, 1e-2, 0.1)
+    take_steps(optimiser, model, World("cpu"), [a_batch(0), a_batch(1)], 2)
+    two_steps = torch.load(tmp_path / "state.pt", weights_only=True)  # which one process can take up as well
+    alone = Optimiser(model, 1e-2, 0.1)
+    alone.load_state_dict(two_steps)
+    take_steps(alone, model, World("cpu"), [a_batch(0), a_batch(1)], 1)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        if name.endswith("key_value.bias"):
+            continue  # what is added to all keys changes nothing: its gradient is rounding, and AdamW takes its sign
+        torch.testing.assert_close(first[name], weight, atol=1e-5, rtol=1e-3)
 
 
 def test_the_average_of_checkpoints_is_the_mean_of_their_weights(
