@@ -19,6 +19,7 @@ SAMPLE_RATE_HZ = 16_000
 MAX_CHANNELS = 64
 RATE_RANGE_HZ = (1_000, 768_000)
 LONG_S, BLOCK_S = 60.0, 30.0  # files longer than this are read in blocks
+MANY = 2**23  # samples of all channels, 32 MB; so are files that hold more
 RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
 Waveform = npt.NDArray[np.float32]
@@ -59,7 +60,7 @@ def read_spans(path: str | os.PathLike[str], max_s: float) -> Iterator[tuple[int
     name, file = _open(path)
     try:
         with soundfile.SoundFile(file) as sound:
-            if sound.frames <= LONG_S * sound.samplerate:
+            if sound.frames <= min(LONG_S * sound.samplerate, MANY // sound.channels):
                 samples = sound.read(int(LONG_S * sound.samplerate), dtype="float32", always_2d=True)
                 waveform_N = _convert_all(samples, sound.samplerate, name)
                 yield from spans(waveform_N, max_s)
@@ -74,7 +75,7 @@ def _blocks(sound: soundfile.SoundFile, name: str) -> Iterator[Waveform]:
     rate_hz = sound.samplerate
     stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1) if rate_hz != SAMPLE_RATE_HZ else None
     while True:
-        samples = sound.read(int(BLOCK_S * rate_hz), dtype="float32", always_2d=True)
+        samples = sound.read(min(int(BLOCK_S * rate_hz), MANY // sound.channels), dtype="float32", always_2d=True)
         mono_N = _mix(samples, rate_hz, name)
         if stream is not None:
             mono_N = stream.resample_chunk(mono_N, last=not len(samples))

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from speechformer.confidence import Calibration
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
+from speechformer.files import replace_file
 from speechformer.model import SpeechTransformer
-from speechformer.model_folder import GRAPHS, Settings, read_settings, replace_file, write_settings
+from speechformer.model_folder import GRAPHS, Settings, read_settings, write_settings
 from speechformer.tokenizer import Tokenizer
 
 

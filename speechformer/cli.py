@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ()) -> None:
+def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = (), threads: int | None = None) -> None:
     parser.add_argument("--model", help="model folder or name (commands-en)")
     parser.add_argument("--commands", type=Path, metavar="FILE", help="command set: YAML templates, or a phrase a line")
     parser.add_argument(
@@ -136,7 +136,7 @@ def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ()
     parser.add_argument(
         "--precision", choices=("auto", "int8", "bf16", "fp32"), default="auto", help="auto: the fastest there is"
     )
-    parser.add_argument("--threads", type=_positive, help="processor threads (all)")
+    parser.add_argument("--threads", type=_positive, default=threads, help=f"processor threads ({threads or 'all'})")
 
 
 def _decibels(text: str) -> tuple[float, ...]:
@@ -164,7 +164,7 @@ def _add_serve(commands: Any) -> None:
     parser = commands.add_parser(
         "serve", help="answer over HTTP, as OpenAI does, and Wyoming (needs the extra: speechformer[serve])"
     )
-    _add_decoding(parser)
+    _add_decoding(parser, threads=1)  # one command is too little work for two
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--http-port", type=_port, default=8300, metavar="PORT", help="8300; 0 any free one; none")
     parser.add_argument("--wyoming-port", type=_port, default=10300, metavar="PORT", help="10300; 0 any free one; none")

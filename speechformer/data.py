@@ -25,6 +25,7 @@ from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.augment import AugmentConfig, Sounds, augment_waveform, crop, mask_mel
 from speechformer.errors import ManifestError
 from speechformer.features import FeatureConfig, add_hiss, collate, log_mel, mfcc, normalise
+from speechformer.files import replace_file
 from speechformer.tokenizer import BOS, EOS, PAD, Tokenizer
 
 Row = dict[str, Any]
@@ -97,9 +98,8 @@ def _parse_row(line: str, where: str, folder: Path) -> Row:
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as JSON lines, replacing the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    unfinished.replace(path)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    replace_file(path, lambda unfinished: unfinished.write_text(text, "utf-8"))
 
 
 def read_folder(folder: Path, sounds: bool = False) -> dict[str, list[Row]]:

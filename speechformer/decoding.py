@@ -63,6 +63,9 @@ class Recogniser(Protocol):
     def read(self, tokens_R: Ints, cache: Any) -> tuple[Floats, Any]:
         """Read one more token of each hypothesis: `log_probs_RV` of what follows it, and the grown cache."""
 
+    def look(self, tokens_R: Ints, cache: Any) -> tuple[Floats, Any]:
+        """Read as `read` does: `looks_RHM`, what each head of cross-attention looks at meanwhile, and the cache."""
+
 
 @dataclass(frozen=True)
 class DecodingConfig:
@@ -140,7 +143,7 @@ class CtcPrefix:
     def entries(self) -> tuple[Doubles, Doubles]:
         """What a next token is entered with at each position: any other token, and the last one again."""
         start_AW1 = np.where(self.last_AW == BOS, 0.0, NEVER)[..., None]
-        other_AWM = np.logaddexp(self.token_AWM, self.blank_AWM)[..., :-1]
+        other_AWM = _either(self.token_AWM, self.blank_AWM)[..., :-1]
         # A token after itself needs a blank between.
         return np.concatenate((start_AW1, other_AWM), -1), np.concatenate((start_AW1, self.blank_AWM[..., :-1]), -1)
 
@@ -155,7 +158,9 @@ class CtcPrefix:
         with np.errstate(divide="ignore"):
             prefix_AWV = np.log(np.exp(other_AWM - highest_AW1) @ self.probs_AMV)
         prefix_AWV = np.maximum(prefix_AWV + highest_AW1, NEVER)
-        again_AW = np.logaddexp.reduce(again_AWM + self.emissions(self.last_AW), -1)
+        again_AWM = again_AWM + self.emissions(self.last_AW)
+        highest_AW1 = again_AWM.max(-1, keepdims=True)
+        again_AW = highest_AW1[..., 0] + np.log(np.exp(again_AWM - highest_AW1).sum(-1))
         rows_A1, columns_W = np.arange(prefix_AWV.shape[0])[:, None], np.arange(prefix_AWV.shape[1])
         prefix_AWV[rows_A1, columns_W, self.last_AW] = again_AW
         return prefix_AWV
@@ -176,6 +181,12 @@ class CtcPrefix:
         return new
 
 
+def _either(first: Doubles, second: Doubles) -> Doubles:
+    """Return log(exp first + exp second); numpy's own goes number by number and takes twice as long."""
+    either: Doubles = np.maximum(first, second) + np.log1p(np.exp(-np.abs(first - second)))
+    return either
+
+
 def _accumulate(enter: Doubles, emit: Doubles) -> Doubles:
     """Solve r_t = emit_t + log(exp r_{t−1} + exp enter_t) along the last dimension, r before the first being 0."""
     running = np.maximum(emit, -1e4).cumsum(-1)
@@ -188,6 +199,17 @@ def ctc_greedy(ctc_log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
     """Return each utterance's best CTC path with repeats and blanks taken out (Graves et al. 2006, section 3.2)."""
     paths = (path_M[:length] for path_M, length in zip(ctc_log_probs_BMV.argmax(-1), lengths_B, strict=True))
     return [[token for token, _ in itertools.groupby(path_M.tolist()) if token > UNK] for path_M in paths]
+
+
+def looks(recogniser: Recogniser, memory: Memory, texts: Sequence[Sequence[int]]) -> list[Floats]:
+    """Return where cross-attention looks for each token of an utterance's text, `looks_LHM`; heads of all layers."""
+    cache, steps = memory.cache, []
+    tokens_R = np.full(len(texts), BOS)
+    for step in range(max(map(len, texts), default=0)):
+        looks_RHM, cache = recogniser.look(tokens_R, cache)
+        steps.append(looks_RHM)
+        tokens_R = np.array([text[step] if step < len(text) else EOS for text in texts])
+    return [np.array([looks_RHM[row] for looks_RHM in steps[: len(text)]]) for row, text in enumerate(texts)]
 
 
 def decode(

@@ -82,7 +82,8 @@ def add_hiss(waveform_N: Waveform, config: FeatureConfig) -> Waveform:
         return waveform_N
     level = np.sqrt(np.dot(waveform_N, waveform_N) / len(waveform_N)) * 10 ** (-config.hiss_db / 20)
     edge = round(config.edge_s * FRAMES_PER_S) * HOP
-    noisy_N = np.resize(_noise_N(), len(waveform_N) + 2 * edge) * np.float32(level)
+    n_samples, noise_N = len(waveform_N) + 2 * edge, _noise_N()
+    noisy_N = (np.resize(noise_N, n_samples) if n_samples > len(noise_N) else noise_N[:n_samples]) * np.float32(level)
     noisy_N[edge : edge + len(waveform_N)] += waveform_N
     return noisy_N
 

@@ -62,6 +62,11 @@ def mask_from_lengths(lengths_B: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
 
 
+def seen_keys(mask_BM: Tensor) -> Tensor:
+    """Return where attention may look: over no keys it is no number, so a row of nothing but padding may see that."""
+    return mask_BM | ~mask_BM.any(1, keepdim=True)
+
+
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021, section 3.2): turns pairs of a head's numbers by the position.
 
@@ -101,11 +106,10 @@ def attend(query_BHLK: Tensor, keys_BHSK: Tensor, values_BHSK: Tensor, mask: Ten
     """Mix the values by how well their keys answer the query (Vaswani et al. 2017, equation 1).
 
     It is `scaled_dot_product_attention`, but for training on a CPU, where the gradient of torch 2.11's fused
-    kernel takes 3.6 times as long as that of the plain formula (77 positions, bfloat16), and for export, where the
-    formula becomes fewer operations.
+    kernel takes 3.6 times as long as that of the plain formula (77 positions, bfloat16).
     """
     trained = query_BHLK.requires_grad and torch.is_grad_enabled()
-    if query_BHLK.is_cuda or not (trained or torch.compiler.is_exporting()):
+    if query_BHLK.is_cuda or not trained:
         return functional.scaled_dot_product_attention(query_BHLK, keys_BHSK, values_BHSK, attn_mask=mask)
     scores_BHLS = (query_BHLK * query_BHLK.shape[-1] ** -0.5) @ keys_BHSK.transpose(-1, -2)
     if mask is not None:
@@ -149,6 +153,12 @@ class Attention(nn.Module):
         """Return what is looked in, keys and values, each (B, H, S, K)."""
         keys, values = self.key_value(x_BSD).chunk(2, dim=-1)
         return rotate(self.heads(keys), rotary), self.heads(values)
+
+    def looks(self, x_BLD: Tensor, keys_BHSK: Tensor, mask: Tensor) -> Tensor:
+        """Return how much of each query's look falls on each key, `looks_BHLS`; they add up to one."""
+        query_BHLK = self.heads(self.query(x_BLD))
+        scores_BHLS = (query_BHLK * query_BHLK.shape[-1] ** -0.5) @ keys_BHSK.transpose(-1, -2)
+        return scores_BHLS.masked_fill(~mask, -math.inf).softmax(-1)
 
     def forward(
         self,
@@ -263,16 +273,19 @@ class Encoder(nn.Module):
         padded = functional.pad(features_BTC * real_BT1, (0, 0, pad, pad + missing))
         return padded.unfold(1, self.config.window_frames, stride).transpose(2, 3).flatten(2)
 
-    def forward(self, features_BTC: Tensor, frames_B: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+    def begin(self, features_BTC: Tensor, frames_B: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        """Return what the first layer reads, `x_BMD`, and `mask_BM`, True where it is of the utterance."""
         x_BMD = self.embedding(self.windows(features_BTC.to(self.embedding.weight.dtype), frames_B))
         n_positions = x_BMD.shape[1]
         mask_BM = mask_from_lengths(torch.as_tensor(self.config.n_positions(frames_B)), n_positions)
         if rotary is None:
             x_BMD = x_BMD + sinusoids(0, n_positions, self.config.d_model).to(x_BMD)
-        tables = rotary(0, n_positions) if rotary is not None else None
-        # A row of nothing but padding may see its padding: attention over no keys is not a number.
-        seen_B11M = (mask_BM | ~mask_BM.any(1, keepdim=True))[:, None, None]
-        x_BMD = self.dropout(x_BMD)
+        return self.dropout(x_BMD), mask_BM
+
+    def forward(self, features_BTC: Tensor, frames_B: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        x_BMD, mask_BM = self.begin(features_BTC, frames_B, rotary)
+        tables = rotary(0, x_BMD.shape[1]) if rotary is not None else None
+        seen_B11M = seen_keys(mask_BM)[:, None, None]
         for layer in self.layers:
             x_BMD = layer(x_BMD, seen_B11M, tables)
         return self.norm(x_BMD) * mask_BM[..., None], mask_BM
@@ -291,23 +304,30 @@ class Decoder(nn.Module):
 
     def start(self, memory_BMD: Tensor, mask_BM: Tensor) -> DecoderCache:
         """Make the cache of a decoder that has read no token yet."""
-        mask_BM = mask_BM | ~mask_BM.any(1, keepdim=True)
+        mask_BM = seen_keys(mask_BM)
         attentions = [cast(DecoderLayer, layer).cross_attention for layer in self.layers]
         return DecoderCache((), tuple(attention.keys_values(memory_BMD) for attention in attentions), mask_BM)
 
-    def forward(self, tokens_BL: Tensor, cache: DecoderCache, rotary: Rotary | None) -> tuple[Tensor, DecoderCache]:
-        start, length = cache.n_tokens, tokens_BL.shape[1]
+    def begin(self, tokens_BL: Tensor, start: int, rotary: Rotary | None) -> Tensor:
+        """Return what the first layer reads of tokens that come after `start` others, `x_BLD`."""
         x_BLD = self.embedding(tokens_BL) * math.sqrt(self.config.d_model)
         if rotary is None:
-            x_BLD = x_BLD + sinusoids(start, length, self.config.d_model).to(x_BLD)
-        tables = rotary(start, length) if rotary is not None else None
-        x_BLD, past = self.dropout(x_BLD), []
+            x_BLD = x_BLD + sinusoids(start, tokens_BL.shape[1], self.config.d_model).to(x_BLD)
+        return self.dropout(x_BLD)
+
+    def end(self, x_BLD: Tensor) -> Tensor:
+        """Return `logits_BLV` of what follows each position."""
+        return functional.linear(self.norm(x_BLD), self.embedding.weight)
+
+    def forward(self, tokens_BL: Tensor, cache: DecoderCache, rotary: Rotary | None) -> tuple[Tensor, DecoderCache]:
+        start = cache.n_tokens
+        tables = rotary(start, tokens_BL.shape[1]) if rotary is not None else None
+        x_BLD, past = self.begin(tokens_BL, start, rotary), []
         for i, layer in enumerate(self.layers):
             layer_past = cache.past[i] if cache.past else None
             x_BLD, keys_values = layer(x_BLD, layer_past, cache.cross[i], cache.mask_BM[:, None, None], tables)
             past.append(keys_values)
-        logits_BLV = functional.linear(self.norm(x_BLD), self.embedding.weight)
-        return logits_BLV, DecoderCache(tuple(past), cache.cross, cache.mask_BM)
+        return self.end(x_BLD), DecoderCache(tuple(past), cache.cross, cache.mask_BM)
 
 
 class SpeechTransformer(nn.Module):

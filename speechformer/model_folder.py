@@ -17,6 +17,7 @@ from speechformer.confidence import N_EVIDENCE, Calibration, Evidence
 from speechformer.config import build, to_dict
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
+from speechformer.files import replace_file
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 
@@ -94,13 +95,6 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
 
 def _write_json(path: Path, values: Any) -> None:
     replace_file(path, lambda unfinished: unfinished.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
-
-
-def replace_file(path: Path, write: Any) -> None:
-    """Have a file written under another name, then put it in the place of `path`."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    write(unfinished)
-    unfinished.replace(path)
 
 
 def _read_calibration(path: Path) -> Calibration:

@@ -2,6 +2,10 @@
 
 With eight bits, matrices are kept as integers with a scale for each output unit, and what is multiplied with them is
 rounded as it comes ("dynamic quantisation", Jacob et al. 2018, section 2); the first and the last map stay in float32.
+
+The layers are written down once more, in the operations that ONNX Runtime has kernels for (attention, rotary positions)
+and with maps of the same input joined: the encoder takes 15 % less time than as torch's own operations. Tests hold
+them to what `model` computes.
 """
 
 from __future__ import annotations
@@ -11,21 +15,27 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.onnx import ops
 
 from speechformer.checkpoint import Checkpoint
 from speechformer.errors import ConfigError
+from speechformer.files import replace_file
 from speechformer.frontend import Frontend
-from speechformer.model import DecoderCache, SpeechTransformer
-from speechformer.model_folder import DECODER, ENCODER, FILTERS, replace_file, write_settings
+from speechformer.model import DecoderLayer, EncoderLayer, FeedForward, SpeechTransformer, seen_keys
+from speechformer.model_folder import DECODER, ENCODER, FILTERS, write_settings
 from speechformer.onnx_recogniser import PRECISION, WEIGHTS, decoder_names, encoder_names
 
 Precision = Literal["int8", "fp32"]
+
+
+Table = tuple[Tensor, Tensor, Tensor] | None  # cosines, sines, positions
 
 
 class _Encoder(nn.Module):
@@ -34,11 +44,50 @@ class _Encoder(nn.Module):
     def __init__(self, model: SpeechTransformer) -> None:
         super().__init__()
         self.model = model
+        self.layers = nn.ModuleList(_EncoderLayer(cast(EncoderLayer, layer)) for layer in model.encoder.layers)
 
     def forward(self, features_BTC: Tensor, frames_B: Tensor) -> tuple[Tensor, ...]:
-        memory_BMD, mask_BM = self.model.encode(features_BTC, frames_B)
+        encoder = self.model.encoder
+        x_BMD, mask_BM = encoder.begin(features_BTC, frames_B, self.model.rotary)
+        table = _table(self.model, x_BMD)
+        # Floats for every query: ONNX's kernel takes no fewer, and booleans are slower.
+        hidden_BMM = _hidden(seen_keys(mask_BM)).expand(-1, 1, x_BMD.shape[1], -1)
+        for layer in self.layers:
+            x_BMD = layer(x_BMD, hidden_BMM, table)
+        memory_BMD = encoder.norm(x_BMD) * mask_BM[..., None]
         cross = self.model.start_decoding(memory_BMD, mask_BM).cross
         return self.model.ctc_logits(memory_BMD).log_softmax(-1), mask_BM, *(part for layer in cross for part in layer)
+
+
+class _EncoderLayer(nn.Module):
+    """`model.EncoderLayer` as fewer and larger operations."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        super().__init__()
+        self.layer, self.n_heads = layer, layer.attention.n_heads
+        self.query_key_value = _joined(layer.attention.query, layer.attention.key_value)
+        self.feed_forward = _FeedForward(layer.feed_forward)
+
+    def forward(self, x_BMD: Tensor, hidden_BMM: Tensor, table: Table) -> Tensor:
+        query, key, value = self.query_key_value(self.layer.attention_norm(x_BMD)).chunk(3, dim=-1)
+        query, key = _rotate(query, table, self.n_heads), _rotate(key, table, self.n_heads)
+        seen, *_ = ops.attention(query, key, value, hidden_BMM, q_num_heads=self.n_heads, kv_num_heads=self.n_heads)
+        x_BMD = x_BMD + self.layer.attention.output(seen)
+        return x_BMD + self.feed_forward(self.layer.feed_forward_norm(x_BMD))
+
+
+class _FeedForward(nn.Module):
+    """`model.FeedForward` with its scales put on the weights once and for all."""
+
+    def __init__(self, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.widen = _linear(
+            feed_forward.widen.weight * feed_forward.SCALE, feed_forward.widen.bias * feed_forward.SCALE
+        )
+        self.narrow = _linear(feed_forward.narrow.weight / feed_forward.SCALE, feed_forward.narrow.bias)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self.narrow(functional.silu(self.widen(x_BLD)))
 
 
 class _Decoder(nn.Module):
@@ -47,13 +96,84 @@ class _Decoder(nn.Module):
     def __init__(self, model: SpeechTransformer) -> None:
         super().__init__()
         self.model = model
+        self.layers = nn.ModuleList(_DecoderLayer(cast(DecoderLayer, layer)) for layer in model.decoder.layers)
 
     def forward(self, tokens_R: Tensor, mask_BM: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        pairs = list(zip(parts[::2], parts[1::2], strict=True))
-        n_layers = len(pairs) // 2
-        cache = DecoderCache(tuple(pairs[:n_layers]), tuple(pairs[n_layers:]), mask_BM)
-        logits_RLV, grown = self.model.decode(tokens_R[:, None], cache)
-        return logits_RLV[:, -1].log_softmax(-1), *(part for layer in grown.past for part in layer)
+        decoder, pairs = self.model.decoder, list(zip(parts[::2], parts[1::2], strict=True))
+        n_layers = len(self.layers)
+        start = parts[0].shape[2]
+        x_RLD = decoder.begin(tokens_R[:, None], start, self.model.rotary)
+        table, grown, looks = _table(self.model, x_RLD, start), [], []
+        hidden_B11M = _hidden(mask_BM)
+        for layer, past, cross in zip(self.layers, pairs[:n_layers], pairs[n_layers:], strict=True):
+            x_RLD, keys, values, looks_BHWM = layer(x_RLD, past, cross, hidden_B11M, table)
+            grown += [keys, values]
+            looks.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
+        return decoder.end(x_RLD)[:, -1].log_softmax(-1), *grown, torch.cat(looks, 1)
+
+
+class _DecoderLayer(nn.Module):
+    """`model.DecoderLayer` for one token, as fewer and larger operations."""
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        super().__init__()
+        self.layer, self.n_heads = layer, layer.attention.n_heads
+        self.query_key_value = _joined(layer.attention.query, layer.attention.key_value)
+        self.feed_forward = _FeedForward(layer.feed_forward)
+
+    def forward(
+        self,
+        x_RLD: Tensor,
+        past: tuple[Tensor, Tensor],
+        cross: tuple[Tensor, Tensor],
+        hidden_B11M: Tensor,
+        table: Table,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        layer = self.layer
+        query, key, value = self.query_key_value(layer.attention_norm(x_RLD)).chunk(3, dim=-1)
+        query, key = _rotate(query, table, self.n_heads), _rotate(key, table, self.n_heads)
+        seen, keys, values, _ = ops.attention(
+            query, key, value, None, *past, q_num_heads=self.n_heads, kv_num_heads=self.n_heads
+        )
+        x_RLD = x_RLD + layer.attention.output(seen)
+        # The hypotheses of one utterance look into the same memory, as if they were one long text.
+        normed = layer.cross_norm(x_RLD).view(cross[0].shape[0], -1, x_RLD.shape[-1])
+        query = layer.cross_attention.heads(layer.cross_attention.query(normed))
+        # As a formula: ONNX's attention tells where it looks as well, but a step then takes 1.1 to 1.3 times as long.
+        keys_BHMK, values_BHMK = cross
+        scores_BHWM = (query * query.shape[-1] ** -0.5) @ keys_BHMK.transpose(-1, -2)
+        looks_BHWM = (scores_BHWM + hidden_B11M).softmax(-1)
+        seen = looks_BHWM @ values_BHMK
+        seen = layer.cross_attention.output(seen.transpose(1, 2).flatten(2))
+        x_RLD = x_RLD + seen.view_as(x_RLD)
+        return x_RLD + self.feed_forward(layer.feed_forward_norm(x_RLD)), keys, values, looks_BHWM
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight, linear.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+    return linear
+
+
+def _joined(*maps: nn.Linear) -> nn.Linear:
+    return _linear(torch.cat([one.weight for one in maps]), torch.cat([one.bias for one in maps]))
+
+
+def _table(model: SpeechTransformer, x_BLD: Tensor, start: Any = 0) -> Table:
+    if model.rotary is None:
+        return None
+    cos, sin = (table.chunk(2, dim=-1)[0] for table in model.rotary(start, x_BLD.shape[1]))
+    positions_BL = torch.arange(x_BLD.shape[1]).expand(x_BLD.shape[:2])
+    return cos, sin, positions_BL
+
+
+def _rotate(x_BLD: Tensor, table: Table, n_heads: int) -> Tensor:
+    return x_BLD if table is None else ops.rotary_embedding(x_BLD, *table, num_heads=n_heads)
+
+
+def _hidden(seen_BM: Tensor) -> Tensor:
+    """Return what is added to attention's scores, `hidden_B11M`: nothing where there is sound."""
+    return torch.zeros(seen_BM.shape).masked_fill(~seen_BM, -1e9)[:, None, None]
 
 
 def weights_digest(model: SpeechTransformer) -> str:
@@ -104,7 +224,7 @@ def _export(
         whole, small = Path(scratch) / "whole.onnx", Path(scratch) / "small.onnx"
         torch.onnx.export(
             module, example, whole, input_names=names[0], output_names=names[1], dynamic_shapes=shapes,
-            dynamo=True, external_data=False, verbose=False,
+            opset_version=23, dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
         if properties[PRECISION] == "int8":
             logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))

@@ -29,7 +29,7 @@ def encoder_names(shape: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]
 def decoder_names(shape: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what the decoder's graph calls its inputs and its outputs."""
     inputs = "tokens_R", "mask_BM", *_each_layer(shape, "past"), *_each_layer(shape, "cross")
-    return inputs, ("log_probs_RV", *_each_layer(shape, "grown"))
+    return inputs, ("log_probs_RV", *_each_layer(shape, "grown"), "looks_RHM")
 
 
 def _each_layer(shape: ModelConfig, name: str) -> tuple[str, ...]:
@@ -51,7 +51,9 @@ class OnnxCache:
 
     def select(self, rows: Ints, utterances: Ints | None = None) -> OnnxCache:
         """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
-        past = tuple(part[rows] for part in self.past)
+        past = self.past
+        if len(rows) != len(past[0]) or (rows != np.arange(len(rows))).any():
+            past = tuple(part[rows] for part in past)
         if utterances is None:
             return OnnxCache(past, self.cross, self.mask_BM)
         return OnnxCache(past, tuple(part[utterances] for part in self.cross), self.mask_BM[utterances])
@@ -81,20 +83,34 @@ class OnnxRecogniser:
 
     def read(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
         """Read one more token of each hypothesis."""
+        *_, names = decoder_names(self.shape)
+        log_probs_RV, *grown = self._step(names[:-1], tokens_R, cache)
+        return log_probs_RV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
+
+    def look(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
+        """Read one more token of each hypothesis and return where its cross-attention looks."""
+        *_, names = decoder_names(self.shape)
+        *grown, looks_RHM = self._step(names[1:], tokens_R, cache)
+        return looks_RHM, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
+
+    def _step(self, outputs: tuple[str, ...], tokens_R: Ints, cache: OnnxCache) -> list[Floats]:
         past = cache.past
         if not past:
             _, n_heads, _, width = cache.cross[0].shape
             past = (np.zeros((len(tokens_R), n_heads, 0, width), np.float32),) * len(cache.cross)
         names, _ = decoder_names(self.shape)
         values = dict(zip(names, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
-        log_probs_RV, *grown = self.decoder.run(None, values)
-        return log_probs_RV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
+        stepped: list[Floats] = self.decoder.run(outputs, values)
+        return stepped
 
 
 def _session(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4  # what fails is raised
+    # Threads that wait in a loop for the next of many small operations take the cores from the rest of the search: with
+    # two of them on two cores, everything takes twice as long as with one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         # From bytes, so that a graph cannot name other files to read.
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from speechformer.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 from speechformer.errors import AudioError, SynthesisError
+from speechformer.files import replace_file
 
 DEBIAN_PACKAGES = {
     "espeak": "espeak-ng",
@@ -226,7 +227,5 @@ def _keep(wav: Path, path: Path) -> bool:
     if not 0.1 < len(waveform_N) / SAMPLE_RATE_HZ < MAX_S or abs(waveform_N).max() < 1e-3:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".tmp{path.suffix}")
-    write_wav(unfinished, waveform_N)
-    unfinished.replace(path)
+    replace_file(path, lambda unfinished: write_wav(unfinished, waveform_N))
     return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from speechformer.decoding import Floats, Ints, Memory
-from speechformer.model import DecoderCache, SpeechTransformer
+from speechformer.model import Attention, DecoderCache, DecoderLayer, SpeechTransformer
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,22 @@ class TorchRecogniser:
         logits_RLV, grown = self.model.decode(torch.from_numpy(tokens_R).to(device)[:, None], cache.inner)
         log_probs_RV: Floats = logits_RLV[:, -1].float().log_softmax(-1).cpu().numpy()
         return log_probs_RV, TorchCache(grown)
+
+    @torch.inference_mode()
+    def look(self, tokens_R: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
+        """Read one more token of each hypothesis and return where its cross-attention looks."""
+        looks: list[torch.Tensor] = []
+
+        def watch(attention: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            normed_BWD, keys_BHMK, _, mask_B11M = given
+            looks_BHWM = cast(Attention, attention).looks(normed_BWD, keys_BHMK, mask_B11M)
+            looks.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
+
+        layers = [cast(DecoderLayer, layer) for layer in self.model.decoder.layers]
+        watched = [layer.cross_attention.register_forward_pre_hook(watch) for layer in layers]
+        try:
+            _, grown = self.read(tokens_R, cache)
+        finally:
+            for one in watched:
+                one.remove()
+        return torch.cat(looks, 1).float().cpu().numpy(), grown

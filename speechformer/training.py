@@ -35,6 +35,7 @@ from speechformer.data import Batch, DataConfig, TrainingSet
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
 from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
+from speechformer.files import replace_file
 from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Optimiser
 from speechformer.shape import ModelConfig
@@ -309,9 +310,7 @@ class Trainer:
             "place": [self.step, self.epoch, self.number, self.bad_steps],
             "best": self.best,
         }
-        unfinished = self.run / ".state.unfinished"
-        torch.save(state, unfinished)
-        unfinished.replace(self.run / "state.pt")
+        replace_file(self.run / "state.pt", lambda unfinished: torch.save(state, unfinished))
 
     def resume(self) -> None:
         """Take up the state that `save` wrote."""

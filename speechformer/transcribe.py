@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Literal, Union, get_args
 
 import numpy as np
 
-from speechformer.alignment import Span, align, confidence, seconds, word_groups
+from speechformer.alignment import AROUND_S, DOUBTFUL, agreement, align, confidence, seconds, whole_span, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, spans
 from speechformer.confidence import share, weigh
-from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Ints, Recogniser, Task, search_together
+from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Ints, Recogniser, Task, looks, search_together
 from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, Array, collate
 from speechformer.model_folder import FILTERS, Settings, find_model, has_graphs, read_settings
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do not fit a processor's caches
-GROUP, GROUP_S = 64, 480.0  # spans, and their seconds, that are decoded together
+GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, that are decoded together
 FREE = DecodingConfig(beam=4, ctc_weight=0.1, ctc_slack=0.6)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
@@ -293,25 +293,29 @@ class Transcriber:
             ]
         if not self.word_times:
             return found
+        texts_B = [one.hypothesis.tokens if one.text else () for one in found]
+        looked = looks(self.recogniser, memory, texts_B)
         return [
-            replace(one, words=self._words(one, log_probs_MV))
-            for one, log_probs_MV in zip(found, heard_BMV, strict=True)
+            replace(one, words=self._words(one, log_probs_MV, looks_LHM))
+            for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
         ]
 
-    def _words(self, heard: Heard, log_probs_MV: Floats) -> tuple[Word, ...]:
+    def _words(self, heard: Heard, log_probs_MV: Floats, looks_LHM: Floats) -> tuple[Word, ...]:
         """Say when the words of a text were said."""
         tokens = heard.hypothesis.tokens if heard.text else ()
         aligned = align(log_probs_MV, tokens)
         if not aligned:
             return ()
         pieces, features = self.settings.tokenizer.pieces(tokens), self.settings.features
+        around = round(AROUND_S * FRAMES_PER_S / self.settings.shape.stride_frames)
         words = []
         for group in word_groups(pieces):
-            whole = Span(aligned[group[0]].first, aligned[group[-1]].end)
+            whole = whole_span(aligned, group)
             start_s, end_s = seconds(whole, self.settings.shape, FRAMES_PER_S, features.edge_s)
             sure = confidence([heard.hypothesis.token_log_probabilities[i] for i in group])
             text = "".join(pieces[i] for i in group).replace("▁", "")
-            words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure))
+            agreed = agreement(looks_LHM[group], whole, around)
+            words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure, agreed, agreed < DOUBTFUL))
         return tuple(words)
 
     def _command(self, inside: Sequence[Hypothesis], free: Hypothesis, heard: str, blank: float) -> Heard:

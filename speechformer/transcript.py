@@ -54,12 +54,18 @@ class Command:
 
 @dataclass(frozen=True)
 class Word:
-    """A word, when it was said, and the probability of its tokens by the model; it is not calibrated."""
+    """A word, when it was said, and the probability of its tokens by the model; it is not calibrated.
+
+    The times are CTC's. `agreement` is how much of the word's cross-attention falls there, 0…1 (see `alignment`); with
+    less than a half the two halves of the model do not mean the same place, and the times are `doubtful`.
+    """
 
     text: str
     start_s: float
     end_s: float
     confidence: float
+    agreement: float = 1.0
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,15 @@ import pytest
 import torch
 
 from speechformer import Transcriber
-from speechformer.alignment import Span, align, confidence, seconds, word_groups
+from speechformer.alignment import DOUBTFUL, Span, agreement, align, confidence, seconds, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, load_audio
 from speechformer.shape import ModelConfig
+
+# How much of each head's look falls on each position, for the two tokens of a word.
+LOOKS_LHM = np.array([
+    [[0.1, 0.8, 0.1, 0.0, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2]],
+    [[0.0, 0.6, 0.4, 0.0, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2]],
+], np.float32)  # fmt: skip
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -92,3 +99,32 @@ def test_words_are_there_only_if_they_were_asked_for() -> None:
     transcript = Transcriber.from_pretrained().transcribe(ASSETS / "play-some-music.wav")
     assert transcript.segments[0].words == ()
     assert "words" not in transcript.to_dict()["segments"][0]
+
+
+@pytest.mark.parametrize(
+    ("span", "around", "share"),
+    [(Span(1, 2), 0, 0.7), (Span(1, 3), 0, 0.95), (Span(0, 1), 1, 0.75), (Span(3, 5), 0, 0.4), (Span(4, 5), 0, 0.2)],
+)
+def test_words_agree_by_the_head_that_reads_along(span: Span, around: int, share: float) -> None:
+    assert agreement(LOOKS_LHM, span, around) == pytest.approx(share)
+
+
+def test_times_that_cross_attention_does_not_confirm_are_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = Transcriber.from_pretrained(word_times=True)
+    path = ASSETS / "turn-off-the-bedroom-light.wav"
+    words = transcriber.transcribe(path).segments[0].words
+    assert words
+    assert min(word.agreement for word in words) > DOUBTFUL
+    assert not any(word.doubtful for word in words)
+    look = transcriber.recogniser.look
+
+    def look_at_the_end(tokens_R: Any, cache: Any) -> Any:
+        looks_RHM, cache = look(tokens_R, cache)
+        elsewhere_RHM = np.zeros_like(looks_RHM)
+        elsewhere_RHM[..., -1] = 1.0
+        return elsewhere_RHM, cache
+
+    monkeypatch.setattr(transcriber.recogniser, "look", look_at_the_end)
+    moved = transcriber.transcribe(path).segments[0].words
+    assert [(word.text, word.start_s) for word in moved] == [(word.text, word.start_s) for word in words]
+    assert all(word.doubtful for word in moved[:-1])

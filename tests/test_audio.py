@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechformer import audio
 from speechformer.audio import (
     SAMPLE_RATE_HZ,
     AudioSource,
@@ -210,6 +211,25 @@ def test_a_long_file_of_another_rate_is_resampled_across_its_blocks(
     assert abs(len(read_N) - len(whole_N)) <= 1
     n_samples = min(len(read_N), len(whole_N))
     assert np.abs(read_N[:n_samples] - whole_N[:n_samples]).max() < 1e-3
+
+
+def test_a_file_of_many_samples_is_read_in_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "wide.flac", np.stack([long_sound(96_000, 4.0)] * 8, 1), 96_000)
+    whole_N = load_audio(tmp_path / "wide.flac")
+    sizes: list[int] = []
+    read = soundfile.SoundFile.read
+
+    def watched(sound: soundfile.SoundFile, frames: int, **settings: Any) -> Any:
+        samples = read(sound, frames, **settings)
+        sizes.append(samples.size)
+        return samples
+
+    monkeypatch.setattr(audio, "MANY", 400_000)
+    monkeypatch.setattr(soundfile.SoundFile, "read", watched)
+    read_N = np.concatenate([span_N for _, span_N in read_spans(tmp_path / "wide.flac", 10.0)])
+    assert max(sizes) <= 400_000
+    assert len(sizes) > 7
+    np.testing.assert_allclose(read_N[: len(whole_N)], whole_N[: len(read_N)], atol=1e-3)
 
 
 def test_a_long_file_is_checked_and_clipped_as_a_short_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -571,6 +572,18 @@ def test_only_this_machine_is_let_in_unasked(
         check_exposure(host, True, True, token, wyoming_open)
 
 
+def test_the_second_part_of_an_answer_does_not_wait_for_the_first_to_be_acknowledged(fake: Fake) -> None:
+    async def scenario(service: Service) -> None:
+        await service.start(wyoming_port=None)
+        server, _ = service._http
+        while not server.started:
+            await asyncio.sleep(0.01)
+        (listener,) = server.servers[0].sockets
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    over_wyoming(scenario, fake)
+
+
 def test_a_port_that_is_taken_is_one_sentence(fake: Fake) -> None:
     async def scenario(service: Service) -> None:
         port = service.addresses["wyoming"][1]
@@ -603,6 +616,7 @@ def test_the_shipped_model_says_the_same_through_both_protocols() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_a_signal_stops_the_server_in_order() -> None:
     code = """
+import socket
 import threading
 from types import SimpleNamespace
 from speechformer.serve import serve

@@ -114,7 +114,8 @@ def test_whenever_a_run_is_ended_resuming_does_each_file_once(tmp_path: Path, ho
         time.sleep(draw.uniform(0.2, 2.0))
         process.send_signal(how)
         _, said = process.communicate(timeout=60)
-        assert process.returncode in (0, 130, -how), said
+        before_the_program = b"init_import_site" in said  # Python itself was starting still, and says so its own way
+        assert process.returncode in (0, 130, -how) or before_the_program, said
         standing = {path: path.read_bytes() for path in out.rglob("*.t*") if out.exists()}
         report = out / "report.jsonl"
         done = subprocess.run([*command, "--report", str(report)], capture_output=True, text=True, timeout=300)

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import soundfile
 import texts
+from prepare import hours
 from rich.progress import track
 
 from speechformer import Transcriber
-from speechformer.alignment import Span, align, seconds, word_groups
+from speechformer.alignment import align, seconds, whole_span, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.data import read_folder, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
@@ -97,8 +98,7 @@ def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
             }
         )
     write_manifest(data / "train" / "word_splices.jsonl", spliced)
-    hours = sum(row["duration"] for row in spliced) / 3600
-    print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours:.2f} h")
+    print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours(spliced):.2f} h")
 
 
 def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[SpokenWord]]:
@@ -122,7 +122,7 @@ def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[S
                 float(np.exp(np.mean([log_probs_MV[spans[i].first : spans[i].end, tokens[i]].max() for i in group])))
                 for group in groups
             ]
-            whole = [Span(spans[group[0]].first, spans[group[-1]].end) for group in groups]
+            whole = [whole_span(spans, group) for group in groups]
             times = [seconds(span, settings.shape, FRAMES_PER_S, settings.features.edge_s) for span in whole]
             yield [
                 SpokenWord(text, row["speaker"], piece_N)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import subprocess
 import sys
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--protocol", choices=("http", "wyoming"), default="http")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=1, help="of the model (1, as speechformer serve)")
     args = parser.parse_args()
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(args.threads)], stderr=subprocess.PIPE, text=True)
     assert server.stderr
