@@ -111,10 +111,15 @@ def attend(query_BHLK: Tensor, keys_BHSK: Tensor, values_BHSK: Tensor, mask: Ten
     trained = query_BHLK.requires_grad and torch.is_grad_enabled()
     if query_BHLK.is_cuda or not trained:
         return functional.scaled_dot_product_attention(query_BHLK, keys_BHSK, values_BHSK, attn_mask=mask)
+    return looks(query_BHLK, keys_BHSK, mask) @ values_BHSK
+
+
+def looks(query_BHLK: Tensor, keys_BHSK: Tensor, mask: Tensor | None) -> Tensor:
+    """Return how much of each query's look falls on each key, `looks_BHLS`; they add up to one."""
     scores_BHLS = (query_BHLK * query_BHLK.shape[-1] ** -0.5) @ keys_BHSK.transpose(-1, -2)
     if mask is not None:
         scores_BHLS = scores_BHLS + torch.zeros_like(mask, dtype=scores_BHLS.dtype).masked_fill(~mask, -math.inf)
-    return scores_BHLS.softmax(-1) @ values_BHSK
+    return scores_BHLS.softmax(-1)
 
 
 class Dropout(nn.Module):
@@ -153,12 +158,6 @@ class Attention(nn.Module):
         """Return what is looked in, keys and values, each (B, H, S, K)."""
         keys, values = self.key_value(x_BSD).chunk(2, dim=-1)
         return rotate(self.heads(keys), rotary), self.heads(values)
-
-    def looks(self, x_BLD: Tensor, keys_BHSK: Tensor, mask: Tensor) -> Tensor:
-        """Return how much of each query's look falls on each key, `looks_BHLS`; they add up to one."""
-        query_BHLK = self.heads(self.query(x_BLD))
-        scores_BHLS = (query_BHLK * query_BHLK.shape[-1] ** -0.5) @ keys_BHSK.transpose(-1, -2)
-        return scores_BHLS.masked_fill(~mask, -math.inf).softmax(-1)
 
     def forward(
         self,

@@ -59,20 +59,30 @@ class _Encoder(nn.Module):
         return self.model.ctc_logits(memory_BMD).log_softmax(-1), mask_BM, *(part for layer in cross for part in layer)
 
 
-class _EncoderLayer(nn.Module):
-    """`model.EncoderLayer` as fewer and larger operations."""
+class _Layer(nn.Module):
+    """What the layers of encoder and decoder share: self-attention from one product, and the feed-forward maps."""
 
-    def __init__(self, layer: EncoderLayer) -> None:
+    def __init__(self, layer: EncoderLayer | DecoderLayer) -> None:
         super().__init__()
         self.layer, self.n_heads = layer, layer.attention.n_heads
         self.query_key_value = _joined(layer.attention.query, layer.attention.key_value)
         self.feed_forward = _FeedForward(layer.feed_forward)
 
-    def forward(self, x_BMD: Tensor, hidden_BMM: Tensor, table: Table) -> Tensor:
-        query, key, value = self.query_key_value(self.layer.attention_norm(x_BMD)).chunk(3, dim=-1)
+    def attend(self, x_BLD: Tensor, table: Table, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `x_BLD` after self-attention, and all keys and values; `others`: what hides keys, and past ones."""
+        query, key, value = self.query_key_value(self.layer.attention_norm(x_BLD)).chunk(3, dim=-1)
         query, key = _rotate(query, table, self.n_heads), _rotate(key, table, self.n_heads)
-        seen, *_ = ops.attention(query, key, value, hidden_BMM, q_num_heads=self.n_heads, kv_num_heads=self.n_heads)
-        x_BMD = x_BMD + self.layer.attention.output(seen)
+        seen, keys, values, _ = ops.attention(
+            query, key, value, *others, q_num_heads=self.n_heads, kv_num_heads=self.n_heads
+        )
+        return x_BLD + self.layer.attention.output(seen), keys, values
+
+
+class _EncoderLayer(_Layer):
+    """`model.EncoderLayer` as fewer and larger operations."""
+
+    def forward(self, x_BMD: Tensor, hidden_BMM: Tensor, table: Table) -> Tensor:
+        x_BMD, _, _ = self.attend(x_BMD, table, hidden_BMM)
         return x_BMD + self.feed_forward(self.layer.feed_forward_norm(x_BMD))
 
 
@@ -112,14 +122,8 @@ class _Decoder(nn.Module):
         return decoder.end(x_RLD)[:, -1].log_softmax(-1), *grown, torch.cat(looks, 1)
 
 
-class _DecoderLayer(nn.Module):
+class _DecoderLayer(_Layer):
     """`model.DecoderLayer` for one token, as fewer and larger operations."""
-
-    def __init__(self, layer: DecoderLayer) -> None:
-        super().__init__()
-        self.layer, self.n_heads = layer, layer.attention.n_heads
-        self.query_key_value = _joined(layer.attention.query, layer.attention.key_value)
-        self.feed_forward = _FeedForward(layer.feed_forward)
 
     def forward(
         self,
@@ -129,13 +133,8 @@ class _DecoderLayer(nn.Module):
         hidden_B11M: Tensor,
         table: Table,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        layer = self.layer
-        query, key, value = self.query_key_value(layer.attention_norm(x_RLD)).chunk(3, dim=-1)
-        query, key = _rotate(query, table, self.n_heads), _rotate(key, table, self.n_heads)
-        seen, keys, values, _ = ops.attention(
-            query, key, value, None, *past, q_num_heads=self.n_heads, kv_num_heads=self.n_heads
-        )
-        x_RLD = x_RLD + layer.attention.output(seen)
+        layer = cast(DecoderLayer, self.layer)
+        x_RLD, keys, values = self.attend(x_RLD, table, None, *past)
         # The hypotheses of one utterance look into the same memory, as if they were one long text.
         normed = layer.cross_norm(x_RLD).view(cross[0].shape[0], -1, x_RLD.shape[-1])
         query = layer.cross_attention.heads(layer.cross_attention.query(normed))

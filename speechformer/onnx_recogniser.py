@@ -66,9 +66,10 @@ class OnnxRecogniser:
     """
 
     def __init__(self, folder: Path, shape: ModelConfig, threads: int | None = None) -> None:
-        self.shape = shape
+        self.inputs, self.outputs = decoder_names(shape)
+        self.encoder_inputs, _ = encoder_names(shape)
         self.encoder = _session(folder / ENCODER, *encoder_names(shape), threads)
-        self.decoder = _session(folder / DECODER, *decoder_names(shape), threads)
+        self.decoder = _session(folder / DECODER, self.inputs, self.outputs, threads)
         properties = self.encoder.get_modelmeta().custom_metadata_map
         self.weights, self.precision = properties.get(WEIGHTS, ""), properties.get(PRECISION, "")
         widths = self.encoder.get_inputs()[0].shape[-1], self.decoder.get_outputs()[0].shape[-1]
@@ -77,20 +78,18 @@ class OnnxRecogniser:
 
     def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
         """Encode a batch."""
-        values = dict(zip(encoder_names(self.shape)[0], (features_BTC, frames_B), strict=True))
+        values = dict(zip(self.encoder_inputs, (features_BTC, frames_B), strict=True))
         log_probs_BMV, mask_BM, *cross = self.encoder.run(None, values)
         return Memory(log_probs_BMV, mask_BM.sum(1), OnnxCache((), tuple(cross), mask_BM))
 
     def read(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
         """Read one more token of each hypothesis."""
-        *_, names = decoder_names(self.shape)
-        log_probs_RV, *grown = self._step(names[:-1], tokens_R, cache)
+        log_probs_RV, *grown = self._step(self.outputs[:-1], tokens_R, cache)
         return log_probs_RV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
 
     def look(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
         """Read one more token of each hypothesis and return where its cross-attention looks."""
-        *_, names = decoder_names(self.shape)
-        *grown, looks_RHM = self._step(names[1:], tokens_R, cache)
+        *grown, looks_RHM = self._step(self.outputs[1:], tokens_R, cache)
         return looks_RHM, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
 
     def _step(self, outputs: tuple[str, ...], tokens_R: Ints, cache: OnnxCache) -> list[Floats]:
@@ -98,8 +97,7 @@ class OnnxRecogniser:
         if not past:
             _, n_heads, _, width = cache.cross[0].shape
             past = (np.zeros((len(tokens_R), n_heads, 0, width), np.float32),) * len(cache.cross)
-        names, _ = decoder_names(self.shape)
-        values = dict(zip(names, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
+        values = dict(zip(self.inputs, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
         stepped: list[Floats] = self.decoder.run(outputs, values)
         return stepped
 

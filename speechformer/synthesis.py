@@ -184,9 +184,10 @@ def _espeak(request: Request, wav: Path) -> list[str]:
 def _flite(request: Request, wav: Path) -> list[str]:
     voice = request.voice
     hertz = {"slt": 170.0}.get(voice.name, 105.0) * voice.pitch
-    lexicon = wav.with_name("lexicon.txt")
-    lexicon.write_text("".join(_flite_entry(word, phones) for word, phones in request.pronunciations().items()))
-    return ["flite", "-voice", voice.name, "-add_lex", str(lexicon),
+    lexicon, said = wav.with_name("lexicon.txt"), request.pronunciations()
+    if said:
+        lexicon.write_text("".join(_flite_entry(word, phones) for word, phones in said.items()))
+    return ["flite", "-voice", voice.name, *(["-add_lex", str(lexicon)] if said else []),
             "--setf", f"duration_stretch={1 / voice.speed:.3f}", "--setf", f"int_f0_target_mean={hertz:.1f}",
             "-t", request.text, "-o", str(wav)]  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from speechformer.decoding import Floats, Ints, Memory
-from speechformer.model import Attention, DecoderCache, DecoderLayer, SpeechTransformer
+from speechformer.model import Attention, DecoderCache, DecoderLayer, SpeechTransformer, looks
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class TorchRecogniser:
     @torch.inference_mode()
     def look(self, tokens_R: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
         """Read one more token of each hypothesis and return where its cross-attention looks."""
-        looks: list[torch.Tensor] = []
+        looked: list[torch.Tensor] = []
 
-        def watch(attention: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            normed_BWD, keys_BHMK, _, mask_B11M = given
-            looks_BHWM = cast(Attention, attention).looks(normed_BWD, keys_BHMK, mask_B11M)
-            looks.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
+        def watch(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            attention, (normed_BWD, keys_BHMK, _, mask_B11M) = cast(Attention, module), given
+            looks_BHWM = looks(attention.heads(attention.query(normed_BWD)), keys_BHMK, mask_B11M)
+            looked.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
 
         layers = [cast(DecoderLayer, layer) for layer in self.model.decoder.layers]
         watched = [layer.cross_attention.register_forward_pre_hook(watch) for layer in layers]
@@ -71,4 +71,4 @@ class TorchRecogniser:
         finally:
             for one in watched:
                 one.remove()
-        return torch.cat(looks, 1).float().cpu().numpy(), grown
+        return torch.cat(looked, 1).float().cpu().numpy(), grown

@@ -32,7 +32,8 @@ SERVER = """
 import sys
 from speechformer import Transcriber
 from speechformer.serve import serve
-serve(Transcriber.from_pretrained(threads=int(sys.argv[1])), "commands-en", http_port=0, wyoming_port=0)
+transcriber = Transcriber.from_pretrained(threads=int(sys.argv[1]), word_times=True)  # as the command line does
+serve(transcriber, "commands-en", http_port=0, wyoming_port=0)
 """
 BUSY_S = 0.1  # until a client that was refused asks again
 
