@@ -23,6 +23,7 @@ from speechformer.augment import (
     make_babble,
     mask_mel,
     trim_silence,
+    vary_level,
 )
 from speechformer.features import FeatureConfig, extract, log_mel
 
@@ -66,6 +67,16 @@ def test_time_masks_hit_every_frame_equally() -> None:
     once = np.mean([width / (100 + width) for width in range(21)])
     expected = 1 - (1 - once) ** 2
     assert (np.abs(frames - expected) < 5 * np.sqrt(expected / 3000)).all()
+
+
+def test_some_is_said_under_the_breath_but_no_further_under_it_than_asked() -> None:
+    waveform_N = np.ones(2 * RATE_HZ, np.float32)
+    levels_db_N = 20 * np.log10(vary_level(waveform_N, 12, 0.2, np.random.default_rng(1)))
+    assert -12 <= levels_db_N.min() < -9
+    assert -3 < levels_db_N.max() <= 0
+    assert np.abs(np.diff(levels_db_N)).max() < 12 / (0.15 * RATE_HZ)  # nothing clicks
+    shallow_db_N = 20 * np.log10(vary_level(waveform_N, 3, 0.2, np.random.default_rng(1)))
+    assert shallow_db_N == pytest.approx(levels_db_N / 4, abs=1e-3)
 
 
 def test_a_mask_is_no_wider_than_the_settings_say() -> None:

@@ -34,13 +34,27 @@ def test_words_are_cut_where_it_is_quietest_between_them(recipe: ModuleType) -> 
     assert len(first) + len(second) + len(third) == len(waveform_N)
 
 
-def test_joined_words_have_one_level_and_do_not_click(recipe: ModuleType) -> None:
-    words = [recipe.SpokenWord(str(i), "a", level * TONE_N) for i, level in enumerate((0.01, 0.9, 0.1))]
+def test_joined_words_do_not_click(recipe: ModuleType) -> None:
+    words = [recipe.SpokenWord(str(i), "a", level * TONE_N) for i, level in enumerate((0.3, 0.9, 0.1))]
     joined_N: Waveform = recipe.join(words, random.Random(1))
-    assert len(joined_N) >= 3 * len(TONE_N) - 2 * recipe.FADE
-    levels = [float(np.sqrt(np.mean(np.square(part)))) for part in (joined_N[:3000], joined_N[-3000:])]
-    assert levels[0] == pytest.approx(levels[1], rel=0.2)
-    assert np.abs(np.diff(joined_N)).max() < 0.1
+    assert len(joined_N) >= 3 * len(TONE_N) - 2 * recipe.FADE_S[1] * SAMPLE_RATE_HZ
+    assert np.abs(np.diff(joined_N)).max() < 1.1 * 0.9 * np.abs(np.diff(TONE_N)).max() + 1 / (
+        recipe.FADE_S[0] * SAMPLE_RATE_HZ
+    )
+
+
+def test_single_words_become_a_fluent_sentence(recipe: ModuleType) -> None:
+    slow_N = np.resize(TONE_N, SAMPLE_RATE_HZ)  # 1 s a word
+    words = [recipe.SpokenWord(word, "ann", slow_N) for word in "put it at the left now".split()]
+    said = [recipe.fluent(words, random.Random(seed)) for seed in range(40)]
+    lengths = np.array([[len(word.audio_N) for word in one] for one in said]) / SAMPLE_RATE_HZ
+    levels = np.array([[10 * np.log10(np.mean(np.square(word.audio_N))) for word in one] for one in said])
+    assert lengths.min() >= 0.49  # twice its own speed is the most
+    assert (lengths <= 0.65).all()
+    assert levels[:, 2].mean() < levels[:, 4].mean() - 1  # "at" lies under "left",
+    assert levels[:, 5].mean() < levels[:, 0].mean() - 2  # the end under the start
+    brief = [recipe.SpokenWord(word, "ann", TONE_N[:800]) for word in ("go", "to", "bed")]
+    assert all(len(word.audio_N) == 800 for word in recipe.fluent(brief, random.Random(1)))  # brief enough
 
 
 def test_sentences_are_of_words_that_were_said_and_by_one_speaker_where_that_can_be(recipe: ModuleType) -> None:

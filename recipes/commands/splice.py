@@ -4,9 +4,9 @@
 
 A trained model says where the words of every training recording lie. Half of what is written are recordings in which
 some words are replaced by others, of the same speaker where there are any (Lam et al. 2021, "On-the-fly aligned data
-augmentation for sequence-to-sequence ASR"); half are command texts put together of single words. Writes
-`train/word_splices.jsonl` with its audio in `word_splices/`. Training hears then that it is the sound that decides,
-not what usually comes next.
+augmentation for sequence-to-sequence ASR"); half are command texts put together of single words, as fast and as uneven
+as sentences are. Writes `train/word_splices.jsonl` with its audio in `word_splices/`. Training hears then that it is
+the sound that decides, not what usually comes next.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import librosa
 import numpy as np
 import soundfile
 import texts
@@ -33,6 +34,7 @@ from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.data import read_folder, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
 from speechformer.features import FRAMES_PER_S, collate
+from speechformer.synthesis import WEAK_FORMS
 
 CORPORA = (
     "an4", "common_voice", "duke_alnum", "fsdd", "hymel_keywords", "kathleen", "ljspeech", "speech_commands",
@@ -41,7 +43,7 @@ CORPORA = (
 KINDS = {texts.move: 5, texts.code: 2, texts.spelling: 2, texts.digits: 1, texts.time: 1, texts.date: 1}
 MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest probabilities on the path
 SHORTEST_S, LONGEST_S = 0.06, 1.5
-FADE = SAMPLE_RATE_HZ // 100  # 10 ms from one word into the next
+FADE_S = (0.01, 0.03)  # from one word into the next
 BATCH = 24
 LONG = 4  # words of a sentence in which some are replaced
 
@@ -50,7 +52,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class SpokenWord:
-    """A word in a recording."""
+    """A word in a recording, as loud as it is there beside the others: all together have a level (rms) of 0.05."""
 
     text: str
     speaker: str
@@ -124,9 +126,11 @@ def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[S
             ]
             whole = [whole_span(spans, group) for group in groups]
             times = [seconds(span, settings.shape, FRAMES_PER_S, settings.features.edge_s) for span in whole]
+            pieces = cut(waveform_N, times)
+            level = np.sqrt(np.mean(np.square(np.concatenate(pieces)))) + 1e-5
             yield [
-                SpokenWord(text, row["speaker"], piece_N)
-                for text, piece_N, sure_of in zip(row["text"].split(), cut(waveform_N, times), sure, strict=True)
+                SpokenWord(text, row["speaker"], piece_N * np.float32(0.05 / level))
+                for text, piece_N, sure_of in zip(row["text"].split(), pieces, sure, strict=True)
                 if sure_of >= MIN_CONFIDENCE and SHORTEST_S <= len(piece_N) / SAMPLE_RATE_HZ <= LONGEST_S
             ]
 
@@ -168,7 +172,7 @@ def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed
         if all(word in anywhere for word in wanted):
             candidates = draw.choices(speakers, sizes, k=8)
             speaker = max(candidates, key=lambda one: sum(word in by_speaker[one] for word in wanted))
-            yield [draw.choice(by_speaker[speaker].get(word) or anywhere[word]) for word in wanted]
+            yield fluent([draw.choice(by_speaker[speaker].get(word) or anywhere[word]) for word in wanted], draw)
 
 
 def changed(
@@ -184,18 +188,36 @@ def changed(
     return [draw.choice(source[draw.choice(choices)]) if draw.random() < 0.3 else word for word in words]
 
 
+def fluent(words: Sequence[SpokenWord], draw: random.Random) -> list[SpokenWord]:
+    """Say single words as they come in a sentence: no slower than a pace, function words in passing, ever softer.
+
+    What is measured in fluent commands: a preposition takes 0.04-0.2 s and lies 5 dB under the other words, the last
+    word as much under the first. Nothing gets faster than twice its own speed.
+    """
+    pace_s, fall_db = draw.uniform(0.15, 0.5), draw.uniform(0, 8)
+    said = []
+    for place, word in enumerate(words):
+        level_db, wanted_s = draw.uniform(-2, 2) - fall_db * place / len(words), pace_s * draw.uniform(0.8, 1.25)
+        if word.text in WEAK_FORMS and 0 < place < len(words) - 1 and draw.random() < 0.8:
+            level_db, wanted_s = level_db - draw.uniform(0, 8), wanted_s * draw.uniform(0.35, 1)
+        rate = min(2.0, len(word.audio_N) / SAMPLE_RATE_HZ / max(wanted_s, SHORTEST_S))
+        audio_N = librosa.effects.time_stretch(word.audio_N, rate=rate, n_fft=512) if rate > 1.05 else word.audio_N
+        said.append(replace(word, audio_N=audio_N * np.float32(10 ** (level_db / 20))))
+    return said
+
+
 def join(words: Sequence[SpokenWord], draw: random.Random) -> Waveform:
-    """Put words side by side at one level, each fading into the next, with short pauses here and there."""
+    """Put words side by side, each fading into the next, with short pauses here and there."""
     whole_N = np.zeros(0, np.float32)
-    ramp = np.linspace(0, 1, FADE, dtype=np.float32)
     for word in words:
-        level = float(np.sqrt(np.mean(np.square(word.audio_N)))) + 1e-5
-        audio_N = word.audio_N * np.float32(0.05 / level)
-        audio_N[:FADE] *= ramp
-        audio_N[-FADE:] *= ramp[::-1]
+        fade = min(len(word.audio_N) // 3, int(draw.uniform(*FADE_S) * SAMPLE_RATE_HZ))
+        ramp = np.linspace(0, 1, fade, dtype=np.float32)
+        audio_N = word.audio_N.copy()
+        audio_N[:fade] *= ramp
+        audio_N[len(audio_N) - fade :] *= ramp[::-1]
         if len(whole_N) and draw.random() < 0.15:
             whole_N = np.pad(whole_N, (0, int(draw.uniform(0.02, 0.25) * SAMPLE_RATE_HZ)))
-        overlap = min(FADE, len(whole_N))
+        overlap = min(fade, len(whole_N))
         joined_N = np.concatenate((whole_N, audio_N[overlap:]))
         joined_N[len(whole_N) - overlap : len(whole_N)] += audio_N[:overlap]
         whole_N = joined_N
