@@ -44,6 +44,10 @@ class Cache(Protocol):
     def select(self, rows: Ints, utterances: Ints | None = None) -> Self:
         """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
 
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Self, Ints]], n_positions: int) -> Self:
+        """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -52,6 +56,28 @@ class Memory:
     ctc_log_probs_BMV: Floats
     lengths_B: Ints
     cache: Any  # a Cache of the recogniser that heard it
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Memory, Ints]]) -> Memory:
+        """Return chosen utterances of several batches as one batch."""
+        lengths_B = np.concatenate([memory.lengths_B[rows] for memory, rows in parts])
+        n_positions = int(lengths_B.max(initial=0))
+        log_probs = stack_positions([memory.ctc_log_probs_BMV[rows] for memory, rows in parts], 1, n_positions)
+        cache = type(parts[0][0].cache).join([(memory.cache, rows) for memory, rows in parts], n_positions)
+        return cls(log_probs, lengths_B, cache)
+
+
+def stack_positions(parts: Sequence[npt.NDArray[Any]], axis: int, n_positions: int) -> npt.NDArray[Any]:
+    """Put batches under each other, each padded with zeros or cut to so many positions along an axis."""
+    shape = list(parts[0].shape)
+    shape[0], shape[axis] = sum(map(len, parts)), n_positions
+    whole, first = np.zeros(shape, parts[0].dtype), 0
+    for part in parts:
+        size = min(n_positions, part.shape[axis])
+        place = np.swapaxes(whole[first : first + len(part)], 1, axis)
+        place[:, :size] = np.swapaxes(part, 1, axis)[:, :size]
+        first += len(part)
+    return whole
 
 
 class Recogniser(Protocol):
@@ -87,8 +113,7 @@ class DecodingConfig:
             raise ConfigError(f"decoding.ctc_weight is between 0 and 1, not {self.ctc_weight}")
 
 
-@dataclass(frozen=True)
-class Hypothesis:
+class Hypothesis(NamedTuple):
     """A sequence of token ids, without begin and end, with its joint log probability and its tokens' shares.
 
     `attention` and `ctc` are the log probabilities by the decoder and by the CTC head alone, of every sentence
@@ -122,7 +147,7 @@ class CtcPrefix:
     """
 
     def __init__(self, log_probs_AMV: Floats, lengths_A: Ints, n_hypotheses: int = 1) -> None:
-        log_probs = log_probs_AMV.astype(np.float64)
+        log_probs = log_probs_AMV.astype(np.float32)  # a copy; sums over time are in double precision
         n_utterances, n_positions, _ = log_probs.shape
         # After an utterance's end the blank is certain: the end then stands for every later position.
         beyond_AM = np.arange(n_positions) >= lengths_A[:, None]
@@ -130,7 +155,7 @@ class CtcPrefix:
         log_probs[beyond_AM, BLANK] = 0.0
         self.log_probs_AVM = np.ascontiguousarray(log_probs.swapaxes(1, 2))
         self.probs_AMV = np.exp(log_probs)
-        self.blank_AWM = np.repeat(log_probs[:, None, :, BLANK].cumsum(-1), n_hypotheses, 1)
+        self.blank_AWM = np.repeat(log_probs[:, None, :, BLANK].cumsum(-1, dtype=np.float64), n_hypotheses, 1)
         self.token_AWM = np.full_like(self.blank_AWM, NEVER)
         self.last_AW = np.full((n_utterances, n_hypotheses), BOS)
 
@@ -149,14 +174,15 @@ class CtcPrefix:
 
     def emissions(self, tokens_AW: Ints) -> Doubles:
         """Return the log probability of a token at each position, `emissions_AWM`."""
-        return self.log_probs_AVM[np.arange(len(tokens_AW))[:, None], tokens_AW]
+        return self.log_probs_AVM[np.arange(len(tokens_AW))[:, None], tokens_AW].astype(np.float64)
 
     def extensions(self) -> Doubles:
         """Return `prefix_AWV` of each hypothesis with each next token."""
         other_AWM, again_AWM = self.entries
         highest_AW1 = other_AWM.max(-1, keepdims=True)
         with np.errstate(divide="ignore"):
-            prefix_AWV = np.log(np.exp(other_AWM - highest_AW1) @ self.probs_AMV)
+            sums_AWV = np.exp(other_AWM - highest_AW1).astype(np.float32) @ self.probs_AMV
+            prefix_AWV = np.log(sums_AWV, dtype=np.float64)
         prefix_AWV = np.maximum(prefix_AWV + highest_AW1, NEVER)
         again_AWM = again_AWM + self.emissions(self.last_AW)
         highest_AW1 = again_AWM.max(-1, keepdims=True)
@@ -177,7 +203,7 @@ class CtcPrefix:
         enter_AWM = np.where(repeats_AW1, again_AWM[chosen], other_AWM[chosen])
         new.token_AWM = _accumulate(enter_AWM, new.emissions(tokens_AW))
         entered_AWM = np.concatenate((np.full_like(new.token_AWM[..., :1], NEVER), new.token_AWM[..., :-1]), -1)
-        new.blank_AWM = _accumulate(entered_AWM, new.log_probs_AVM[:, None, BLANK])
+        new.blank_AWM = _accumulate(entered_AWM, new.log_probs_AVM[:, None, BLANK].astype(np.float64))
         return new
 
 
@@ -326,15 +352,16 @@ class _Search:
         """Return each utterance's best hypotheses with one more token; put those that end among the finished."""
         if not lane.width:
             return [[] for _ in self.utterances]
-        weight, score_AWV = lane.config.ctc_weight, attention_AWV
+        weight, score_AWV, allowed_AWV = lane.config.ctc_weight, attention_AWV, self._allowed(lane)
         if weight:
-            joint_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
-            ruled_out_AWV = prefix_AWV <= NEVER / 10
+            score_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
+            allowed_AWV = allowed_AWV & (prefix_AWV > NEVER / 10)
             if lane.config.ctc_slack is not None:
-                far_AWV = prefix_AWV < self._floor_A11(lane.config.ctc_slack)
-                ruled_out_AWV |= far_AWV & ~far_AWV.all((1, 2), keepdims=True)  # something must be written
-            score_AWV = np.where(ruled_out_AWV, NEVER, joint_AWV)
-        scores = np.where(self._allowed(lane), score_AWV, NEVER).reshape(len(self.utterances), -1)
+                near_AWV = allowed_AWV & (prefix_AWV >= self._floor_A11(lane.config.ctc_slack))
+                allowed_AWV = np.where(
+                    near_AWV.any((1, 2), keepdims=True), near_AWV, allowed_AWV
+                )  # something is written
+        scores = np.where(allowed_AWV, score_AWV, NEVER).reshape(len(self.utterances), -1)
         n_vocab, best = score_AWV.shape[-1], _highest(scores, lane.config.beam)
         parts = (part.reshape(scores.shape) for part in (scores, attention_AWV, prefix_AWV))
         chosen = np.arange(len(scores))[:, None], best

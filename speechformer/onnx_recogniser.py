@@ -6,6 +6,7 @@ hypotheses, (R, H, L, K), and `cross` of utterances, (B, H, M, K).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from speechformer.decoding import Bools, Floats, Ints, Memory
+from speechformer.decoding import Bools, Floats, Ints, Memory, stack_positions
 from speechformer.errors import CheckpointError
 from speechformer.model_folder import DECODER, ENCODER
 from speechformer.shape import ModelConfig
 
+SLOWER = ["SkipLayerNormFusion"]  # a sum and a normalisation in one kernel take five times as long as in two
 WEIGHTS, PRECISION = "weights_sha256", "precision"  # what the graphs say of themselves
 
 
@@ -57,6 +59,13 @@ class OnnxCache:
         if utterances is None:
             return OnnxCache(past, self.cross, self.mask_BM)
         return OnnxCache(past, tuple(part[utterances] for part in self.cross), self.mask_BM[utterances])
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[OnnxCache, Ints]], n_positions: int) -> OnnxCache:
+        """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
+        layers = zip(*([one[rows] for one in cache.cross] for cache, rows in parts), strict=True)
+        mask_BM = stack_positions([cache.mask_BM[rows] for cache, rows in parts], 1, n_positions)
+        return cls((), tuple(stack_positions(layer, 2, n_positions) for layer in layers), mask_BM)
 
 
 class OnnxRecogniser:
@@ -111,7 +120,9 @@ def _session(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], thre
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         # From bytes, so that a graph cannot name other files to read.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
+        )
     except OSError as error:
         raise CheckpointError(f"{path}: is missing; write it with: speechformer export --onnx") from error
     except Exception as error:  # ONNX Runtime's own errors share no base but this

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
+from torch.nn import functional
 
 from speechformer.decoding import Floats, Ints, Memory
 from speechformer.model import Attention, DecoderCache, DecoderLayer, SpeechTransformer, looks
@@ -27,6 +30,22 @@ class TorchCache:
         device = self.inner.mask_BM.device
         chosen = None if utterances is None else torch.from_numpy(utterances).to(device)
         return TorchCache(self.inner.select(torch.from_numpy(rows).to(device), chosen))
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[TorchCache, Ints]], n_positions: int) -> TorchCache:
+        """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
+        chosen = [cache.select(np.arange(0), rows).inner for cache, rows in parts]
+        mask_BM = torch.cat([_resized(cache.mask_BM[..., None], n_positions) for cache in chosen])[..., 0]
+        cross = [
+            [torch.cat([_resized(one, n_positions) for one in ones]) for ones in zip(*layers, strict=True)]
+            for layers in zip(*(cache.cross for cache in chosen), strict=True)
+        ]
+        return cls(DecoderCache((), tuple((keys, values) for keys, values in cross), mask_BM))
+
+
+def _resized(part: torch.Tensor, n_positions: int) -> torch.Tensor:
+    """Pad or cut the last dimension but one."""
+    return functional.pad(part, (0, 0, 0, n_positions - part.shape[-2]))
 
 
 class TorchRecogniser:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union, get_args
 
@@ -24,7 +26,17 @@ import numpy as np
 from speechformer.alignment import AROUND_S, DOUBTFUL, agreement, align, confidence, seconds, whole_span, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, spans
 from speechformer.confidence import share, weigh
-from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Ints, Recogniser, Task, looks, search_together
+from speechformer.decoding import (
+    DecodingConfig,
+    Floats,
+    Hypothesis,
+    Memory,
+    Recogniser,
+    Task,
+    ctc_greedy,
+    looks,
+    search_together,
+)
 from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, Array, collate
 from speechformer.model_folder import FILTERS, Settings, find_model, has_graphs, read_settings
@@ -264,17 +276,30 @@ class Transcriber:
         nothing = Command("no_speech", 0.0, (), "", {"speech": 0.0}) if self.commands else None
         heard = [Heard(command=nothing)] * len(pieces)
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
-        features = {i: self.extract(pieces[i]) for i in audible}
-        order = sorted((i for i in audible if len(features[i])), key=lambda i: len(features[i]))
-        seconds_of = [len(features[i]) / FRAMES_PER_S for i in order]
+        features = {i: features_TC for i in audible if len(features_TC := self.extract(pieces[i]))}
+        seconds_of = {i: len(features_TC) / FRAMES_PER_S for i, features_TC in features.items()}
+        memories: list[Memory] = []
+        places: dict[int, tuple[int, int]] = {}
+        n_tokens: dict[int, int] = {}
+        for batch in _batches(sorted(features, key=lambda i: seconds_of[i]), seconds_of, self.batch_size):
+            memory = self.recogniser.listen(*collate([features[i] for i in batch]))
+            written = ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)
+            places |= {i: (len(memories), row) for row, i in enumerate(batch)}
+            n_tokens |= {i: len(tokens) for i, tokens in zip(batch, written, strict=True)}
+            memories.append(memory)
+        # The decoder takes as many steps as the longest text of a batch: texts of about a length go together.
+        order = sorted(features, key=lambda i: (n_tokens[i], seconds_of[i]))
         for batch in _batches(order, seconds_of, self.batch_size):
-            found = self._decode(*collate([features[i] for i in batch]))
-            heard_here = dict(zip(batch, found, strict=True))
-            heard = [heard_here.get(i, one) for i, one in enumerate(heard)]
+            chosen = sorted(batch, key=lambda i: places[i])
+            parts = [
+                (memories[number], np.array([row for _, row in rows]))
+                for number, rows in groupby((places[i] for i in chosen), key=itemgetter(0))
+            ]
+            for i, one in zip(chosen, self._decode(Memory.join(parts)), strict=True):
+                heard[i] = one
         return heard
 
-    def _decode(self, features_BTC: Floats, frames_B: Ints) -> list[Heard]:
-        memory = self.recogniser.listen(features_BTC, frames_B)
+    def _decode(self, memory: Memory) -> list[Heard]:
         tasks = [Task(self.decoding)]
         if self.commands is not None:
             config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
@@ -350,12 +375,15 @@ class Transcriber:
         return meanings
 
 
-def _batches(order: Sequence[int], seconds: Sequence[float], size: int) -> list[list[int]]:
-    """Cut pieces, sorted by length, into batches of at most `size`, of at most `BATCH_S` padded seconds."""
+def _batches(order: Sequence[int], seconds_of: Mapping[int, float], size: int) -> list[list[int]]:
+    """Cut pieces, in that order, into batches of at most `size`, of at most `BATCH_S` padded seconds."""
     batches: list[list[int]] = []
-    for i, length_s in zip(order, seconds, strict=True):
-        if not batches or len(batches[-1]) == size or length_s * (len(batches[-1]) + 1) > BATCH_S:
+    longest_s = 0.0
+    for i in order:
+        longest_s = max(longest_s, seconds_of[i])
+        if not batches or len(batches[-1]) == size or longest_s * (len(batches[-1]) + 1) > BATCH_S:
             batches.append([])
+            longest_s = seconds_of[i]
         batches[-1].append(i)
     return batches
 

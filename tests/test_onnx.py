@@ -14,7 +14,7 @@ import torch
 from speechformer import Transcriber
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.cli import main
-from speechformer.decoding import DecodingConfig, decode, looks
+from speechformer.decoding import DecodingConfig, Memory, decode, looks, search
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig, extract
 from speechformer.frontend import Frontend
@@ -68,6 +68,28 @@ def test_both_engines_find_the_same_hypotheses(checkpoint: Checkpoint, folder: P
         assert [one.tokens for one in found] == [one.tokens for one in expected]
         scores = [one.log_probability for one in expected]
         assert [one.log_probability for one in found] == pytest.approx(scores, abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_utterances_of_several_batches_are_searched_as_one(checkpoint: Checkpoint, folder: Path, engine: str) -> None:
+    config = checkpoint.model.config
+    recogniser = TorchRecogniser(checkpoint.model) if engine == "torch" else OnnxRecogniser(folder, config)
+    features_BTC = np.random.default_rng(1).standard_normal((len(FRAMES), max(FRAMES), 40), dtype=np.float32)
+    batches = ([0, 1, 2], [3, 4])
+    first, second = (
+        recogniser.listen(features_BTC[batch, : max(FRAMES[i] for i in batch)], np.array([FRAMES[i] for i in batch]))
+        for batch in batches
+    )
+    alone = decode(recogniser, features_BTC, np.array(FRAMES), DecodingConfig(beam=3, n_best=2))
+    for parts in ([(first, [2, 0]), (second, [1])], [(second, [0, 1])], [(first, [1]), (second, [1])]):
+        chosen = [(0 if memory is first else 3) + row for memory, rows in parts for row in rows]
+        joined = Memory.join([(memory, np.array(rows)) for memory, rows in parts])
+        assert joined.ctc_log_probs_BMV.shape[:2] == (len(chosen), max(config.n_positions(FRAMES[i]) for i in chosen))
+        together = search(recogniser, joined, DecodingConfig(beam=3, n_best=2))
+        for found, expected in zip(together, (alone[i] for i in chosen), strict=True):
+            assert [one.tokens for one in found] == [one.tokens for one in expected]
+            scores = [one.log_probability for one in expected]
+            assert [one.log_probability for one in found] == pytest.approx(scores, abs=1e-4)
 
 
 def test_both_engines_look_at_the_same_sound(checkpoint: Checkpoint, folder: Path) -> None:

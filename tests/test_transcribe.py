@@ -9,6 +9,7 @@ import pytest
 from speechformer import DecodingConfig, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.checkpoint import Checkpoint
+from speechformer.decoding import Hypothesis, Memory, Task, ctc_greedy, search_together
 from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
@@ -44,6 +45,25 @@ def test_a_recording_alone_and_among_others_has_one_text(transcriber: Transcribe
     assert [one.text for one in together] == [one.text for one in alone]
     assert any(one.text for one in together), "an untrained model that writes nothing would test nothing"
     assert [one.name for one in together] == ["a", "b", "c"]
+
+
+def test_texts_of_about_a_length_are_decoded_together(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = Transcriber.from_checkpoint(checkpoint, precision="fp32", batch_size=2)
+    waveforms = [np.tile(spoken(word), n) for word, n in (("go", 4), ("left", 1), ("stop", 3), ("go", 1), ("left", 2))]
+    steps: list[list[int]] = []
+
+    def search(recogniser: object, memory: Memory, tasks: object) -> list[list[list[Hypothesis]]]:
+        steps.append([len(text) for text in ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)])
+        return search_together(transcriber.recogniser, memory, [Task(transcriber.decoding)])
+
+    monkeypatch.setattr("speechformer.transcribe.search_together", search)
+    together = transcriber.transcribe_waveforms(waveforms, [""] * 5)
+    assert [len(batch) for batch in steps] == [2, 2, 1]
+    assert [max(batch) for batch in steps] == sorted(max(batch) for batch in steps)
+    assert max(steps[0]) <= min(steps[1])
+    assert [one.text for one in together] == [
+        transcriber.transcribe_waveforms([one], [""])[0].text for one in waveforms
+    ]
 
 
 @pytest.mark.parametrize("n_samples", [0, 160, 5 * SAMPLE_RATE_HZ])
