@@ -11,7 +11,6 @@ import argparse
 import errno
 import io
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from speechformer import __version__
 from speechformer.errors import AudioError, OutputError, SpeechformerError
 from speechformer.formats import FORMATS, SUBTITLES, Printer, write
+from speechformer.interrupts import on_interrupt
 
 if TYPE_CHECKING:
     from speechformer.audio import Waveform
@@ -82,16 +82,13 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     _interrupted.clear()
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except Exception as error:
-        if _interrupted.is_set():  # a compiled module that was being imported makes an ImportError of it
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with on_interrupt(interrupt):
+        try:
+            yield
+        except Exception as error:
+            if _interrupted.is_set():  # a compiled module that was being imported makes an ImportError of it
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _complain(problem: object) -> None:

@@ -10,12 +10,9 @@ import json
 import math
 import pickle
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -36,6 +33,7 @@ from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
 from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
 from speechformer.files import replace_file
+from speechformer.interrupts import on_interrupt
 from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Optimiser
 from speechformer.shape import ModelConfig
@@ -203,7 +201,7 @@ class Trainer:
         log = _Log(self.run, self.step, self.world)
         with Progress(*columns, disable=not self.world.leads) as progress:
             task = progress.add_task("train", total=schedule.n_steps, completed=self.step, status="")
-            with self._signals():
+            with on_interrupt(self._stop):
                 while self.step < schedule.n_steps:
                     batch = next(batches).to(self.world.device)
                     log.count(batch, self.update(batch))
@@ -212,20 +210,8 @@ class Trainer:
         self.evaluate(log)
         return self.finish(log)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(*_: object) -> None:
-            self.stopping = True
-
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may be told to stop
-            return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step and return the losses; a step that is not a number is skipped."""

@@ -11,9 +11,9 @@ import speechformer
 
 PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
-    "errors", "files", "config", "audio", "metrics", "error_report", "transcript", "formats", "features", "frontend",
-    "augment", "tokenizer", "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis", "shape",
-    "model", "decoding", "torch_recogniser", "alignment", "confidence", "model_folder", "checkpoint",
+    "errors", "files", "interrupts", "config", "audio", "metrics", "error_report", "transcript", "formats", "features",
+    "frontend", "augment", "tokenizer", "command_file", "network", "grammar", "automaton", "grammar_check", "synthesis",
+    "shape", "model", "decoding", "torch_recogniser", "alignment", "confidence", "model_folder", "checkpoint",
     "onnx_recogniser", "onnx_export", "data", "transcribe", "workers", "batch", "trial", "world", "evaluation",
     "optimiser", "training", "inspect", "engine", "http_server", "wyoming_server", "serve", "cli",
 )  # fmt: skip
