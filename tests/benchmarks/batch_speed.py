@@ -16,6 +16,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
-from speechformer import DecodingConfig, Transcriber
+from speechformer import Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.shape import ModelConfig
+from speechformer.transcribe import FREE
 
 ASSETS = sorted((Path(__file__).parents[2] / "assets").glob("*.wav"))
 SECONDS = 3
@@ -138,7 +140,7 @@ def main() -> None:
     ours: dict[str, float] = {}
     for engine, precision in (("onnx", "int8"), ("torch", "bf16"), ("torch", "fp32")):
         for beam in (1, 4):
-            config = DecodingConfig(beam=beam, ctc_weight=0.1)
+            config = replace(FREE, beam=beam)
             transcriber = Transcriber.from_pretrained(
                 args.model, config, engine=engine, precision=precision, threads=args.threads
             )
