@@ -158,7 +158,7 @@ def augment_waveform(
     waveform_N = change_speed(waveform_N, float(draw.choice(config.speeds)))
     if draw.random() < config.trim:
         waveform_N = trim_silence(waveform_N, draw.uniform(*config.trim_db))
-    if draw.random() < config.uneven:
+    if config.uneven and draw.random() < config.uneven:  # else older settings draw what they drew
         waveform_N = vary_level(waveform_N, draw.uniform(*config.uneven_db), draw.uniform(*config.uneven_s), draw)
     if draw.random() < config.pad:
         before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)

@@ -62,9 +62,9 @@ class Memory:
         """Return chosen utterances of several batches as one batch."""
         lengths_B = np.concatenate([memory.lengths_B[rows] for memory, rows in parts])
         n_positions = int(lengths_B.max(initial=0))
-        log_probs = stack_positions([memory.ctc_log_probs_BMV[rows] for memory, rows in parts], 1, n_positions)
+        log_probs_BMV = stack_positions([memory.ctc_log_probs_BMV[rows] for memory, rows in parts], 1, n_positions)
         cache = type(parts[0][0].cache).join([(memory.cache, rows) for memory, rows in parts], n_positions)
-        return cls(log_probs, lengths_B, cache)
+        return cls(log_probs_BMV, lengths_B, cache)
 
 
 def stack_positions(parts: Sequence[npt.NDArray[Any]], axis: int, n_positions: int) -> npt.NDArray[Any]:
@@ -98,7 +98,8 @@ class DecodingConfig:
     """How to search: `beam` hypotheses are kept an utterance, `ctc_weight` is w above, 0…1.
 
     With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
-    and `SLACK` more, is ruled out: a decoder that goes round in a circle leaves the sound behind.
+    and `SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle leaves the sound
+    behind. Where the CTC head has no weight, neither has this.
     """
 
     beam: int = 1
@@ -147,7 +148,7 @@ class CtcPrefix:
     """
 
     def __init__(self, log_probs_AMV: Floats, lengths_A: Ints, n_hypotheses: int = 1) -> None:
-        log_probs = log_probs_AMV.astype(np.float32)  # a copy; sums over time are in double precision
+        log_probs = log_probs_AMV.astype(np.float32)  # a copy; sums that run over time are in double precision
         n_utterances, n_positions, _ = log_probs.shape
         # After an utterance's end the blank is certain: the end then stands for every later position.
         beyond_AM = np.arange(n_positions) >= lengths_A[:, None]
@@ -181,6 +182,7 @@ class CtcPrefix:
         other_AWM, again_AWM = self.entries
         highest_AW1 = other_AWM.max(-1, keepdims=True)
         with np.errstate(divide="ignore"):
+            # In single precision what is e⁻¹⁰³ times as likely as the best entry is impossible; no head is so sure.
             sums_AWV = np.exp(other_AWM - highest_AW1).astype(np.float32) @ self.probs_AMV
             prefix_AWV = np.log(sums_AWV, dtype=np.float64)
         prefix_AWV = np.maximum(prefix_AWV + highest_AW1, NEVER)
@@ -357,10 +359,7 @@ class _Search:
             score_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
             allowed_AWV = allowed_AWV & (prefix_AWV > NEVER / 10)
             if lane.config.ctc_slack is not None:
-                near_AWV = allowed_AWV & (prefix_AWV >= self._floor_A11(lane.config.ctc_slack))
-                allowed_AWV = np.where(
-                    near_AWV.any((1, 2), keepdims=True), near_AWV, allowed_AWV
-                )  # something is written
+                allowed_AWV = self._near(lane, allowed_AWV, prefix_AWV, lane.config.ctc_slack)
         scores = np.where(allowed_AWV, score_AWV, NEVER).reshape(len(self.utterances), -1)
         n_vocab, best = score_AWV.shape[-1], _highest(scores, lane.config.beam)
         parts = (part.reshape(scores.shape) for part in (scores, attention_AWV, prefix_AWV))
@@ -387,10 +386,16 @@ class _Search:
             grown.append([one for one in going if one.hypothesis.log_probability > bar])
         return grown
 
-    def _floor_A11(self, slack: float) -> Doubles:
-        """Return below which log probability of the CTC head the sound is left behind."""
+    def _near(self, lane: _Lane, allowed_AWV: Bools, prefix_AWV: Doubles, slack: float) -> Bools:
+        """Return which tokens may follow that do not leave the sound behind; all, where something must be written."""
         floors = [self.best_path_A[one] - SLACK - slack * self.lengths[one] for one in self.utterances]
-        return np.array(floors)[:, None, None]
+        near_AWV = allowed_AWV & (prefix_AWV >= np.array(floors)[:, None, None])
+        written_A = [
+            any(text.ctc >= floor for text in lane.finished[one])
+            for one, floor in zip(self.utterances, floors, strict=True)
+        ]
+        is_done_A11 = near_AWV.any((1, 2), keepdims=True) | np.array(written_A)[:, None, None]
+        return np.where(is_done_A11, near_AWV, allowed_AWV)
 
     def _allowed(self, lane: _Lane) -> Bools:
         """Return which tokens may follow, `allowed_AWV`: none where an utterance has no such hypothesis (any more)."""

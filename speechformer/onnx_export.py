@@ -51,9 +51,9 @@ class _Encoder(nn.Module):
         x_BMD, mask_BM = encoder.begin(features_BTC, frames_B, self.model.rotary)
         table = _table(self.model, x_BMD)
         # Floats for every query: ONNX's kernel takes no fewer, and booleans are slower.
-        hidden_BMM = _hidden(seen_keys(mask_BM)).expand(-1, 1, x_BMD.shape[1], -1)
+        hidden_B1MM = _hidden(seen_keys(mask_BM)).expand(-1, 1, x_BMD.shape[1], -1)
         for layer in self.layers:
-            x_BMD = layer(x_BMD, hidden_BMM, table)
+            x_BMD = layer(x_BMD, hidden_B1MM, table)
         memory_BMD = encoder.norm(x_BMD) * mask_BM[..., None]
         cross = self.model.start_decoding(memory_BMD, mask_BM).cross
         return self.model.ctc_logits(memory_BMD).log_softmax(-1), mask_BM, *(part for layer in cross for part in layer)
@@ -81,8 +81,8 @@ class _Layer(nn.Module):
 class _EncoderLayer(_Layer):
     """`model.EncoderLayer` as fewer and larger operations."""
 
-    def forward(self, x_BMD: Tensor, hidden_BMM: Tensor, table: Table) -> Tensor:
-        x_BMD, _, _ = self.attend(x_BMD, table, hidden_BMM)
+    def forward(self, x_BMD: Tensor, hidden_B1MM: Tensor, table: Table) -> Tensor:
+        x_BMD, _, _ = self.attend(x_BMD, table, hidden_B1MM)
         return x_BMD + self.feed_forward(self.layer.feed_forward_norm(x_BMD))
 
 

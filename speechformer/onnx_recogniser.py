@@ -19,7 +19,7 @@ from speechformer.errors import CheckpointError
 from speechformer.model_folder import DECODER, ENCODER
 from speechformer.shape import ModelConfig
 
-SLOWER = ["SkipLayerNormFusion"]  # a sum and a normalisation in one kernel take five times as long as in two
+SLOWER = ["SkipLayerNormFusion"]  # a sum and a normalisation in one kernel take eight times as long as in two
 WEIGHTS, PRECISION = "weights_sha256", "precision"  # what the graphs say of themselves
 
 
@@ -75,10 +75,10 @@ class OnnxRecogniser:
     """
 
     def __init__(self, folder: Path, shape: ModelConfig, threads: int | None = None) -> None:
-        self.inputs, self.outputs = decoder_names(shape)
-        self.encoder_inputs, _ = encoder_names(shape)
-        self.encoder = _session(folder / ENCODER, *encoder_names(shape), threads)
-        self.decoder = _session(folder / DECODER, self.inputs, self.outputs, threads)
+        self.decoder_inputs, self.decoder_outputs = decoder_names(shape)
+        self.encoder_inputs, encoder_outputs = encoder_names(shape)
+        self.encoder = _session(folder / ENCODER, self.encoder_inputs, encoder_outputs, threads)
+        self.decoder = _session(folder / DECODER, self.decoder_inputs, self.decoder_outputs, threads)
         properties = self.encoder.get_modelmeta().custom_metadata_map
         self.weights, self.precision = properties.get(WEIGHTS, ""), properties.get(PRECISION, "")
         widths = self.encoder.get_inputs()[0].shape[-1], self.decoder.get_outputs()[0].shape[-1]
@@ -93,12 +93,12 @@ class OnnxRecogniser:
 
     def read(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
         """Read one more token of each hypothesis."""
-        log_probs_RV, *grown = self._step(self.outputs[:-1], tokens_R, cache)
+        log_probs_RV, *grown = self._step(self.decoder_outputs[:-1], tokens_R, cache)
         return log_probs_RV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
 
     def look(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
         """Read one more token of each hypothesis and return where its cross-attention looks."""
-        *grown, looks_RHM = self._step(self.outputs[1:], tokens_R, cache)
+        *grown, looks_RHM = self._step(self.decoder_outputs[1:], tokens_R, cache)
         return looks_RHM, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
 
     def _step(self, outputs: tuple[str, ...], tokens_R: Ints, cache: OnnxCache) -> list[Floats]:
@@ -106,7 +106,7 @@ class OnnxRecogniser:
         if not past:
             _, n_heads, _, width = cache.cross[0].shape
             past = (np.zeros((len(tokens_R), n_heads, 0, width), np.float32),) * len(cache.cross)
-        values = dict(zip(self.inputs, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
+        values = dict(zip(self.decoder_inputs, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
         stepped: list[Floats] = self.decoder.run(outputs, values)
         return stepped
 

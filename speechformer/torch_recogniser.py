@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -34,25 +34,27 @@ class TorchCache:
     @classmethod
     def join(cls, parts: Sequence[tuple[TorchCache, Ints]], n_positions: int) -> TorchCache:
         """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
-        chosen = [cache.select(np.arange(0), rows).inner for cache, rows in parts]
-        mask_BM = torch.cat([_resized(cache.mask_BM[..., None], n_positions) for cache in chosen])[..., 0]
-        cross = [
-            [torch.cat([_resized(one, n_positions) for one in ones]) for ones in zip(*layers, strict=True)]
-            for layers in zip(*(cache.cross for cache in chosen), strict=True)
-        ]
-        return cls(DecoderCache((), tuple((keys, values) for keys, values in cross), mask_BM))
+        cross = []
+        for layer in zip(*(cache.inner.cross for cache, _ in parts), strict=True):
+            keys, values = zip(
+                *((keys[rows], values[rows]) for (keys, values), (_, rows) in zip(layer, parts, strict=True)),
+                strict=True,
+            )
+            cross.append((_stacked(keys, n_positions), _stacked(values, n_positions)))
+        masks_BM1 = [cache.inner.mask_BM[rows][..., None] for cache, rows in parts]
+        return cls(DecoderCache((), tuple(cross), _stacked(masks_BM1, n_positions)[..., 0]))
 
 
-def _resized(part: torch.Tensor, n_positions: int) -> torch.Tensor:
-    """Pad or cut the last dimension but one."""
-    return functional.pad(part, (0, 0, 0, n_positions - part.shape[-2]))
+def _stacked(parts: Sequence[torch.Tensor], n_positions: int) -> torch.Tensor:
+    """Put batches under each other, each padded or cut to so many positions, the last dimension but one."""
+    return torch.cat([functional.pad(part, (0, 0, 0, n_positions - part.shape[-2])) for part in parts])
 
 
 class TorchRecogniser:
-    """A `decoding.Recogniser`. The model stays where it is and as it is."""
+    """A `decoding.Recogniser`. The model stays where it is and as it is; it decodes for one thread at a time."""
 
     def __init__(self, model: SpeechTransformer) -> None:
-        self.model = model
+        self.model, self.alone = model, threading.RLock()  # who watches the layers must not see another's batch
 
     @torch.inference_mode()
     def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
@@ -69,7 +71,8 @@ class TorchRecogniser:
     def read(self, tokens_R: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
         """Read one more token of each hypothesis."""
         device = self.model.ctc_head.weight.device
-        logits_RLV, grown = self.model.decode(torch.from_numpy(tokens_R).to(device)[:, None], cache.inner)
+        with self.alone:
+            logits_RLV, grown = self.model.decode(torch.from_numpy(tokens_R).to(device)[:, None], cache.inner)
         log_probs_RV: Floats = logits_RLV[:, -1].float().log_softmax(-1).cpu().numpy()
         return log_probs_RV, TorchCache(grown)
 
@@ -84,10 +87,11 @@ class TorchRecogniser:
             looked.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
 
         layers = [cast(DecoderLayer, layer) for layer in self.model.decoder.layers]
-        watched = [layer.cross_attention.register_forward_pre_hook(watch) for layer in layers]
-        try:
-            _, grown = self.read(tokens_R, cache)
-        finally:
-            for one in watched:
-                one.remove()
+        with self.alone:
+            watched = [layer.cross_attention.register_forward_pre_hook(watch) for layer in layers]
+            try:
+                _, grown = self.read(tokens_R, cache)
+            finally:
+                for one in watched:
+                    one.remove()
         return torch.cat(looked, 1).float().cpu().numpy(), grown

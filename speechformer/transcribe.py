@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do not fit a processor's caches
-GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, that are decoded together
+GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was heard is kept until they are written
 FREE = DecodingConfig(beam=4, ctc_weight=0.1, ctc_slack=0.6)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
@@ -276,7 +276,8 @@ class Transcriber:
         nothing = Command("no_speech", 0.0, (), "", {"speech": 0.0}) if self.commands else None
         heard = [Heard(command=nothing)] * len(pieces)
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
-        features = {i: features_TC for i in audible if len(features_TC := self.extract(pieces[i]))}
+        extracted = {i: self.extract(pieces[i]) for i in audible}
+        features = {i: features_TC for i, features_TC in extracted.items() if len(features_TC)}
         seconds_of = {i: len(features_TC) / FRAMES_PER_S for i, features_TC in features.items()}
         memories: list[Memory] = []
         places: dict[int, tuple[int, int]] = {}

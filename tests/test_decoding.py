@@ -23,6 +23,7 @@ from speechformer.decoding import (
     CtcPrefix,
     DecodingConfig,
     Hypothesis,
+    Memory,
     Task,
     ctc_greedy,
     search,
@@ -262,6 +263,39 @@ def test_a_decoder_that_goes_round_in_a_circle_is_held_to_the_sound(make_model: 
     )
     assert len(loose.tokens) > 5
     assert len(held.tokens) <= 1
+
+
+class Parrot:
+    """A recogniser whose decoder looks at the last token alone, and the cache that it needs."""
+
+    def __init__(self, follows: dict[int, dict[int, float]]) -> None:
+        self.follows, self.n_utterances = follows, 1
+
+    def select(self, rows: object, utterances: object = None) -> Parrot:
+        return self
+
+    def read(self, tokens_R: npt.NDArray[np.int64], cache: Parrot) -> tuple[npt.NDArray[np.float32], Parrot]:
+        rows = [[self.follows[token].get(after, -50.0) for after in range(6)] for token in tokens_R.tolist()]
+        return np.array(rows, np.float32), self
+
+    def search(self, ctc: list[dict[int, float]], constraint: Constraint | None) -> list[Hypothesis]:
+        """Search in positions whose log probabilities are given, where not −50."""
+        log_probs_BMV = np.array([[[position.get(one, -50.0) for one in range(6)] for position in ctc]], np.float32)
+        config = DecodingConfig(beam=2, ctc_weight=0.02, ctc_slack=0.0)
+        return search(self, Memory(log_probs_BMV, np.array([len(ctc)]), self), config, constraint)[0]  # type: ignore[arg-type]
+
+
+def test_where_all_that_may_be_written_is_far_from_the_sound_it_is_written_nevertheless() -> None:
+    parrot = Parrot({BOS: {4: -0.1, EOS: -3}, 4: {EOS: -0.1, 4: -3}})
+    found = parrot.search([{5: 0.0}, {BLANK: 0.0}, {5: 0.0}], OneWord())  # 5 was heard, and only 4 is allowed
+    assert [one.tokens for one in found] == [(4,)]
+
+
+def test_once_something_near_the_sound_is_written_nothing_far_goes_on() -> None:
+    parrot = Parrot({BOS: {4: -0.05, EOS: -3}, 4: {EOS: -0.001, 4: -9}})
+    # No word lies 9 nats under the best path, the word alone 11, and what begins with it 2.
+    ctc = [{BLANK: 0.0, 4: -2.0}, {BLANK: 0.0}, {5: 0.0, BLANK: -9.0}]
+    assert [one.tokens for one in parrot.search(ctc, OneWord())] == [()]
 
 
 @weights

@@ -1,4 +1,4 @@
-"""New sentences of people's own words: cut where it is quiet, joined at one level, written as they are said."""
+"""New sentences of people's own words: cut where it is quiet, said as fast and as uneven as sentences, joined."""
 
 from __future__ import annotations
 
@@ -53,8 +53,20 @@ def test_single_words_become_a_fluent_sentence(recipe: ModuleType) -> None:
     assert (lengths <= 0.65).all()
     assert levels[:, 2].mean() < levels[:, 4].mean() - 1  # "at" lies under "left",
     assert levels[:, 5].mean() < levels[:, 0].mean() - 2  # the end under the start
+
+
+def test_function_words_are_said_in_passing_and_what_is_brief_stays_as_it_is(recipe: ModuleType) -> None:
+    words = [recipe.SpokenWord(word, "ann", np.resize(TONE_N, 6400)) for word in "put it at noon left now".split()]
+    said = [recipe.fluent(words, random.Random(seed)) for seed in range(60)]
+    lengths = np.array([[len(word.audio_N) for word in one] for one in said]) / SAMPLE_RATE_HZ
+    assert lengths[:, 2].mean() < lengths[:, 4].mean() - 0.02  # "at" and "left"
+    assert lengths.min() >= recipe.SHORTEST_S
     brief = [recipe.SpokenWord(word, "ann", TONE_N[:800]) for word in ("go", "to", "bed")]
-    assert all(len(word.audio_N) == 800 for word in recipe.fluent(brief, random.Random(1)))  # brief enough
+    assert all(len(word.audio_N) == 800 for word in recipe.fluent(brief, random.Random(1)))
+    softest = min(
+        float(np.abs(word.audio_N).max()) for seed in range(200) for word in recipe.fluent(brief, random.Random(seed))
+    )
+    assert 10 ** (recipe.SOFTEST_DB / 20) * 0.99 <= softest < 0.5
 
 
 def test_sentences_are_of_words_that_were_said_and_by_one_speaker_where_that_can_be(recipe: ModuleType) -> None:

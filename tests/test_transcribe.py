@@ -9,7 +9,7 @@ import pytest
 from speechformer import DecodingConfig, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.checkpoint import Checkpoint
-from speechformer.decoding import Hypothesis, Memory, Task, ctc_greedy, search_together
+from speechformer.decoding import Floats, Hypothesis, Ints, Memory, Recogniser, Task, search_together
 from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
@@ -17,7 +17,7 @@ from speechformer.model import SpeechTransformer
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 from speechformer.torch_recogniser import TorchRecogniser
-from speechformer.transcribe import MAX_SPAN_S, Heard, Precision
+from speechformer.transcribe import MAX_SPAN_S, Heard, Precision, _batches
 from tests.conftest import spoken
 
 
@@ -50,20 +50,30 @@ def test_a_recording_alone_and_among_others_has_one_text(transcriber: Transcribe
 def test_texts_of_about_a_length_are_decoded_together(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     transcriber = Transcriber.from_checkpoint(checkpoint, precision="fp32", batch_size=2)
     waveforms = [np.tile(spoken(word), n) for word, n in (("go", 4), ("left", 1), ("stop", 3), ("go", 1), ("left", 2))]
-    steps: list[list[int]] = []
+    batches: list[list[int]] = []
 
-    def search(recogniser: object, memory: Memory, tasks: object) -> list[list[list[Hypothesis]]]:
-        steps.append([len(text) for text in ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)])
-        return search_together(transcriber.recogniser, memory, [Task(transcriber.decoding)])
+    def search(recogniser: Recogniser, memory: Memory, tasks: list[Task]) -> list[list[list[Hypothesis]]]:
+        batches.append(memory.lengths_B.tolist())
+        return search_together(recogniser, memory, tasks)
+
+    def written_first(log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
+        return [[4] * (100 - length) for length in lengths_B.tolist()]  # the longer the sound, the less is said
 
     monkeypatch.setattr("speechformer.transcribe.search_together", search)
+    monkeypatch.setattr("speechformer.transcribe.ctc_greedy", written_first)
     together = transcriber.transcribe_waveforms(waveforms, [""] * 5)
-    assert [len(batch) for batch in steps] == [2, 2, 1]
-    assert [max(batch) for batch in steps] == sorted(max(batch) for batch in steps)
-    assert max(steps[0]) <= min(steps[1])
+    lengths = [length for lengths_B in batches for length in sorted(lengths_B, reverse=True)]
+    assert [len(lengths_B) for lengths_B in batches] == [2, 2, 1]
+    assert lengths == sorted(lengths, reverse=True)
+    assert any(one.text for one in together)
     assert [one.text for one in together] == [
         transcriber.transcribe_waveforms([one], [""])[0].text for one in waveforms
     ]
+
+
+def test_a_batch_has_no_more_padded_seconds_than_it_may_in_any_order() -> None:
+    assert _batches([0, 1, 2, 3, 4], {0: 15, 1: 1, 2: 15, 3: 1, 4: 1}, 32) == [[0, 1, 2, 3], [4]]
+    assert _batches([3, 1, 0], {0: 15, 1: 1, 3: 1}, 2) == [[3, 1], [0]]
 
 
 @pytest.mark.parametrize("n_samples", [0, 160, 5 * SAMPLE_RATE_HZ])

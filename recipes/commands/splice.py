@@ -45,6 +45,7 @@ MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest pro
 SHORTEST_S, LONGEST_S = 0.06, 1.5
 FADE_S = (0.01, 0.03)  # from one word into the next
 BATCH = 24
+SOFTEST_DB = -10.0  # of what a word loses: it may have been said in passing where it comes from
 LONG = 4  # words of a sentence in which some are replaced
 
 Row = dict[str, Any]
@@ -202,7 +203,7 @@ def fluent(words: Sequence[SpokenWord], draw: random.Random) -> list[SpokenWord]
             level_db, wanted_s = level_db - draw.uniform(0, 8), wanted_s * draw.uniform(0.35, 1)
         rate = min(2.0, len(word.audio_N) / SAMPLE_RATE_HZ / max(wanted_s, SHORTEST_S))
         audio_N = librosa.effects.time_stretch(word.audio_N, rate=rate, n_fft=512) if rate > 1.05 else word.audio_N
-        said.append(replace(word, audio_N=audio_N * np.float32(10 ** (level_db / 20))))
+        said.append(replace(word, audio_N=audio_N * np.float32(10 ** (max(SOFTEST_DB, level_db) / 20))))
     return said
 
 
@@ -210,14 +211,14 @@ def join(words: Sequence[SpokenWord], draw: random.Random) -> Waveform:
     """Put words side by side, each fading into the next, with short pauses here and there."""
     whole_N = np.zeros(0, np.float32)
     for word in words:
-        fade = min(len(word.audio_N) // 3, int(draw.uniform(*FADE_S) * SAMPLE_RATE_HZ))
+        audio_N, fade = word.audio_N.copy(), int(draw.uniform(*FADE_S) * SAMPLE_RATE_HZ)
+        fade = min(fade, len(audio_N) // 3, len(whole_N) // 3 or fade)
         ramp = np.linspace(0, 1, fade, dtype=np.float32)
-        audio_N = word.audio_N.copy()
         audio_N[:fade] *= ramp
-        audio_N[len(audio_N) - fade :] *= ramp[::-1]
+        overlap = min(fade, len(whole_N))
+        whole_N[len(whole_N) - overlap :] *= ramp[::-1][:overlap]
         if len(whole_N) and draw.random() < 0.15:
             whole_N = np.pad(whole_N, (0, int(draw.uniform(0.02, 0.25) * SAMPLE_RATE_HZ)))
-        overlap = min(fade, len(whole_N))
         joined_N = np.concatenate((whole_N, audio_N[overlap:]))
         joined_N[len(whole_N) - overlap : len(whole_N)] += audio_N[:overlap]
         whole_N = joined_N
