@@ -19,6 +19,7 @@ import torch
 import torchaudio
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform
+from speechformer.features import HOP
 
 Array = npt.NDArray[np.float32]
 
@@ -27,10 +28,12 @@ Array = npt.NDArray[np.float32]
 class AugmentConfig:
     """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit.
 
-    `babble` is the share of the noises that is made of so many voices of others.
+    `speeds` change pace and voice together, `tempos` the pace alone. `babble` is the share of the noises that is
+    made of so many voices of others.
     """
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
+    tempos: tuple[float, ...] = (1.0,)
     trim: float = 0.25
     trim_db: tuple[float, float] = (12.0, 30.0)
     uneven: float = 0.0
@@ -74,6 +77,11 @@ def change_speed(waveform_N: Waveform, speed: float) -> Waveform:
         return waveform_N
     changed_N, _ = _speed_perturbation(speed)(torch.from_numpy(waveform_N))
     return np.asarray(changed_N.numpy(), np.float32)
+
+
+def draw_hop(config: AugmentConfig, draw: np.random.Generator) -> int:
+    """Draw a tempo: frames further apart are the same voice, speaking faster (Kanda et al. 2013, without a vocoder)."""
+    return HOP if config.tempos == (1.0,) else round(HOP * float(draw.choice(config.tempos)))
 
 
 def trim_silence(waveform_N: Waveform, below_db: float = 30.0) -> Waveform:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.augment import AugmentConfig, Sounds, augment_waveform, crop, mask_mel
+from speechformer.augment import AugmentConfig, Sounds, augment_waveform, crop, draw_hop, mask_mel
 from speechformer.errors import ManifestError
 from speechformer.features import FeatureConfig, add_hiss, collate, log_mel, mfcc, normalise
 from speechformer.files import replace_file
@@ -261,7 +261,8 @@ class TrainingSet(Dataset[Batch]):
         waveform_N = augment_waveform(
             self._phrase(item, draw) if item else self._noise(draw), self.augment, self.sounds, draw
         )
-        mel_TF = mask_mel(log_mel(add_hiss(waveform_N, self.features), self.features), self.augment, draw)
+        hop = draw_hop(self.augment, draw)
+        mel_TF = mask_mel(log_mel(add_hiss(waveform_N, self.features), self.features, hop), self.augment, draw)
         return normalise(mfcc(mel_TF, self.features), self.features)
 
     def _phrase(self, item: Item, draw: np.random.Generator) -> Waveform:

@@ -88,11 +88,11 @@ def add_hiss(waveform_N: Waveform, config: FeatureConfig) -> Waveform:
     return noisy_N
 
 
-def log_mel(waveform_N: Waveform, config: FeatureConfig) -> Array:
-    """Return `mel_TF`, the power in every mel band in decibels, −100 for silence."""
+def log_mel(waveform_N: Waveform, config: FeatureConfig, hop: int = HOP) -> Array:
+    """Return `mel_TF`, the power in every mel band in decibels, −100 for silence; `hop` samples from frame to frame."""
     if len(waveform_N) < N_FFT:
         return np.zeros((0, config.n_mels), np.float32)
-    spectrum_ST = librosa.stft(waveform_N, n_fft=N_FFT, hop_length=HOP, win_length=WINDOW, center=False)
+    spectrum_ST = librosa.stft(waveform_N, n_fft=N_FFT, hop_length=hop, win_length=WINDOW, center=False)
     power_ST = spectrum_ST.real**2 + spectrum_ST.imag**2
     mel_FT = _mel_filters_FS(config.n_mels) @ power_ST
     mel_TF: Array = librosa.power_to_db(mel_FT, amin=FLOOR, top_db=None).T

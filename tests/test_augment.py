@@ -19,13 +19,14 @@ from speechformer.augment import (
     clip_peaks,
     compress_mu_law,
     crop,
+    draw_hop,
     limit_band,
     make_babble,
     mask_mel,
     trim_silence,
     vary_level,
 )
-from speechformer.features import FeatureConfig, extract, log_mel
+from speechformer.features import HOP, FeatureConfig, extract, log_mel
 
 RATE_HZ = 16_000
 
@@ -121,6 +122,23 @@ def test_speed_changes_length_and_pitch_together(speed: float) -> None:
     changed_N = change_speed(tone(1000), speed)
     assert len(changed_N) == pytest.approx(RATE_HZ / speed, abs=2)
     assert pitch(changed_N) == pytest.approx(1000 * speed, abs=3)
+
+
+def test_tempo_changes_length_alone() -> None:
+    config, waveform_N = AugmentConfig(tempos=(1.25,)), np.concatenate((tone(500), tone(2000)))
+    plain_TF = log_mel(waveform_N, FeatureConfig())
+    fast_TF = log_mel(waveform_N, FeatureConfig(), draw_hop(config, np.random.default_rng(0)))
+    assert len(fast_TF) == pytest.approx(len(plain_TF) / 1.25, abs=1)
+    for share in (0.25, 0.75):
+        fast_F, plain_F = fast_TF[int(share * len(fast_TF))], plain_TF[int(share * len(plain_TF))]
+        assert fast_F.argmax() == plain_F.argmax()
+        assert fast_F.max() == pytest.approx(plain_F.max(), abs=0.1)
+
+
+def test_without_tempos_nothing_is_drawn() -> None:
+    draw = np.random.default_rng(0)
+    assert draw_hop(AugmentConfig(), draw) == HOP
+    assert draw.bit_generator.state == np.random.default_rng(0).bit_generator.state
 
 
 def test_a_room_keeps_length_level_and_onset() -> None:
