@@ -17,6 +17,7 @@ from speechformer.shape import ModelConfig
 from speechformer.tokenizer import PAD as BLANK
 
 AROUND_S = 0.2  # how far from a word's span its cross-attention may look and still agree
+LEAD, TAIL = 1, 5  # positions of a word before its first piece is written, and after its last
 DOUBTFUL = 0.5  # the agreement under which a word's times are doubtful
 
 
@@ -73,17 +74,30 @@ def agreement(looks_LHM: Floats, span: Span, around: int) -> float:
     return float(looks_LHM[:, :, there].sum(-1).mean(0).max())
 
 
-def seconds(span: Span, config: ModelConfig, frames_per_s: float, edge_s: float) -> tuple[float, float]:
-    """Return when a span begins and ends: the middle of its windows, half a stride to each side."""
+def seconds(position: float, config: ModelConfig, frames_per_s: float, edge_s: float) -> float:
+    """Return when an encoder position begins: half a stride before the middle of its window."""
     middle = config.window_frames / 2 - config.pad_frames
-    begin = (config.stride_frames * (span.first - 0.5) + middle) / frames_per_s - edge_s
-    end = (config.stride_frames * (span.end - 0.5) + middle) / frames_per_s - edge_s
-    return begin, end
+    return (config.stride_frames * (position - 0.5) + middle) / frames_per_s - edge_s
 
 
 def whole_span(spans: Sequence[Span], group: Sequence[int]) -> Span:
     """Return the span of a word from those of its tokens."""
     return Span(spans[group[0]].first, spans[group[-1]].end)
+
+
+def word_bounds(spans: Sequence[Span], reach: float = 1.0) -> list[tuple[float, float]]:
+    """Return where words begin and end, in positions, from the spans of what is written of them.
+
+    The CTC head writes a piece at one or two positions somewhere in its sound (Graves et al. 2006, figure 1), rather
+    early. So a word reaches `LEAD` and `TAIL` positions further, or a part of that; where two want the same, each has
+    its share.
+    """
+    gaps = [math.inf, *(after.first - before.end for before, after in itertools.pairwise(spans)), math.inf]
+    free = [min(1.0, gap / (LEAD + TAIL)) * reach for gap in gaps]
+    return [
+        (span.first - LEAD * before, span.end + TAIL * after)
+        for span, before, after in zip(spans, free, free[1:], strict=False)
+    ]
 
 
 def word_groups(pieces: Sequence[str]) -> list[list[int]]:

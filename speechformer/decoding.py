@@ -6,7 +6,7 @@ is a beam of one. A `Constraint`, such as the automaton of a grammar, says which
 is the same. Nothing here knows of audio or text, nor what library computes the network: a `Recogniser` does.
 
 Suffixes: B utterances, T frames, C features, A utterances that are not finished, W hypotheses of each side by side,
-R rows (A × W), V vocabulary, M encoder positions, L tokens.
+R rows (A × W), V vocabulary, M encoder positions, L tokens, H heads.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ class Cache(Protocol):
         """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
 
     @classmethod
-    def join(cls, parts: Sequence[tuple[Self, Ints]], n_positions: int) -> Self:
-        """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
+    def join(cls, parts: Sequence[tuple[Self, Ints]], n_positions: int, n_tokens: int = 0) -> Self:
+        """Return one cache of chosen utterances of several, one hypothesis each: of the first tokens that were read.
+
+        `n_positions` of each utterance's memory are kept.
+        """
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,23 @@ class Memory:
             return first
         lengths_B = np.concatenate([memory.lengths_B[rows] for memory, rows in parts])
         n_positions = int(lengths_B.max(initial=0))
-        log_probs_BMV = stack_positions([memory.ctc_log_probs_BMV[rows] for memory, rows in parts], 1, n_positions)
-        cache = type(parts[0][0].cache).join([(memory.cache, rows) for memory, rows in parts], n_positions)
+        log_probs_BMV = stack_positions([(memory.ctc_log_probs_BMV, rows) for memory, rows in parts], 1, n_positions)
+        cache = type(first.cache).join([(memory.cache, rows) for memory, rows in parts], n_positions)
         return cls(log_probs_BMV, lengths_B, cache)
 
 
-def stack_positions(parts: Sequence[npt.NDArray[Any]], axis: int, n_positions: int) -> npt.NDArray[Any]:
-    """Put batches under each other, each padded with zeros or cut to so many positions along an axis."""
-    shape = list(parts[0].shape)
-    shape[0], shape[axis] = sum(map(len, parts)), n_positions
-    whole, first = np.zeros(shape, parts[0].dtype), 0
-    for part in parts:
+def stack_positions(parts: Sequence[tuple[npt.NDArray[Any], Ints]], axis: int, n_positions: int) -> npt.NDArray[Any]:
+    """Put chosen rows of batches under each other, each padded with zeros or cut to so many positions along an axis."""
+    some, rows = parts[0]
+    shape = list(some.shape)
+    shape[0], shape[axis] = sum(len(rows) for _, rows in parts), n_positions
+    whole = np.zeros(shape, some.dtype)
+    places = iter(whole.swapaxes(1, axis))
+    for part, rows in parts:
         size = min(n_positions, part.shape[axis])
-        place = np.swapaxes(whole[first : first + len(part)], 1, axis)
-        place[:, :size] = np.swapaxes(part, 1, axis)[:, :size]
-        first += len(part)
+        part = part.swapaxes(1, axis)
+        for row in rows.tolist():  # one by one: copied once, not twice
+            next(places)[:size] = part[row, :size]
     return whole
 
 
@@ -89,11 +94,11 @@ class Recogniser(Protocol):
     def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
         """Encode a batch; the decoder's cache has one hypothesis an utterance."""
 
-    def read(self, tokens_R: Ints, cache: Any) -> tuple[Floats, Any]:
-        """Read one more token of each hypothesis: `log_probs_RV` of what follows it, and the grown cache."""
+    def read(self, tokens_RL: Ints, cache: Any) -> tuple[Floats, Any]:
+        """Read more tokens of each hypothesis: `log_probs_RLV` of what follows each, and the grown cache."""
 
-    def look(self, tokens_R: Ints, cache: Any) -> tuple[Floats, Any]:
-        """Read as `read` does: `looks_RHM`, what each head of cross-attention looks at meanwhile, and the cache."""
+    def look(self, tokens_RL: Ints, cache: Any) -> Floats:
+        """Return what each head of cross-attention looks at while such tokens are read, `looks_RLHM`."""
 
 
 @dataclass(frozen=True)
@@ -232,15 +237,19 @@ def ctc_greedy(ctc_log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
     return [[token for token, _ in itertools.groupby(path_M.tolist()) if token > UNK] for path_M in paths]
 
 
-def looks(recogniser: Recogniser, memory: Memory, texts: Sequence[Sequence[int]]) -> list[Floats]:
+def lay_out(texts: Sequence[Sequence[int]]) -> Ints:
+    """Return what a decoder reads that writes these texts, `tokens_RL`: begin and text, and ends as padding."""
+    tokens_RL = np.full((len(texts), 1 + max(map(len, texts), default=0)), EOS)
+    tokens_RL[:, 0] = BOS
+    for row_L, text in zip(tokens_RL, texts, strict=True):
+        row_L[1 : len(text) + 1] = text
+    return tokens_RL
+
+
+def cross_looks(recogniser: Recogniser, memory: Memory, texts: Sequence[Sequence[int]]) -> list[Floats]:
     """Return where cross-attention looks for each token of an utterance's text, `looks_LHM`; heads of all layers."""
-    cache, steps = memory.cache, []
-    tokens_R = np.full(len(texts), BOS)
-    for step in range(max(map(len, texts), default=0)):
-        looks_RHM, cache = recogniser.look(tokens_R, cache)
-        steps.append(looks_RHM)
-        tokens_R = np.array([text[step] if step < len(text) else EOS for text in texts])
-    return [np.array([looks_RHM[row] for looks_RHM in steps[: len(text)]]) for row, text in enumerate(texts)]
+    looks_RLHM = recogniser.look(lay_out(texts), memory.cache)
+    return [looks_LHM[: len(text)] for looks_LHM, text in zip(looks_RLHM, texts, strict=True)]
 
 
 def decode(
@@ -298,11 +307,77 @@ class _Grown(NamedTuple):
     hypothesis: Hypothesis
 
 
+class _Reading:
+    """What the decoder says of the hypotheses of a grid, one token after the other."""
+
+    def __init__(self, recogniser: Recogniser, memory: Memory) -> None:
+        self.recogniser, self.cache = recogniser, memory.cache
+
+    def read(self, last_AW: Ints) -> Floats:
+        """Read each hypothesis' last token: `log_probs_RV` of what follows."""
+        log_probs_RLV, self.cache = self.recogniser.read(last_AW.reshape(-1, 1), self.cache)
+        return log_probs_RLV[:, -1]
+
+    def select(self, kept_A: Ints, parents_AW: Ints, width: int) -> None:
+        """Go on with chosen utterances' chosen hypotheses, of so many side by side."""
+        some_left = len(kept_A) < self.cache.n_utterances
+        rows = (kept_A[:, None] * width + parents_AW).reshape(-1)
+        self.cache = self.cache.select(rows, kept_A if some_left else None)
+
+
+class _DraftedReading:
+    """The same for one hypothesis an utterance: what the CTC head wrote is read in one go, the rest token by token.
+
+    Most of the time both write the same, and many tokens at once are read in less time ("speculative decoding",
+    Leviathan et al. 2023; the CTC head's best path is the draft). What is found is what `_Reading` finds.
+    """
+
+    def __init__(self, recogniser: Recogniser, memory: Memory) -> None:
+        self.recogniser, self.n_read = recogniser, 0
+        self.n_positions = memory.ctc_log_probs_BMV.shape[1]
+        self.draft_BL = lay_out(ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B))
+        self.log_probs_BLV, self.drafted = recogniser.read(self.draft_BL, memory.cache)
+        self.utterances_A = np.arange(len(self.draft_BL))
+        self.follows_B = np.ones(len(self.draft_BL), bool)  # written so far is the draft
+        self.own: Any = None  # the cache of those that write something else, whose utterances these are:
+        self.own_utterances = self.utterances_A[:0]
+
+    def read(self, last_AW: Ints) -> Floats:
+        """Read each hypothesis' last token: `log_probs_RV` of what follows."""
+        last_A, going_A, place = last_AW[:, 0], self.utterances_A, self.n_read
+        drafted_A = self.draft_BL[going_A, place] if place < self.draft_BL.shape[1] else np.full_like(last_A, -1)
+        leaving = going_A[self.follows_B[going_A] & (drafted_A != last_A)]
+        if len(leaving):
+            self._leave(leaving)
+        log_probs_RV = self.log_probs_BLV[going_A, min(place, self.draft_BL.shape[1] - 1)]
+        if len(self.own_utterances):
+            rows = np.searchsorted(going_A, self.own_utterances)
+            read_RLV, self.own = self.recogniser.read(last_A[rows, None], self.own)
+            log_probs_RV[rows] = read_RLV[:, -1]
+        self.n_read += 1
+        return log_probs_RV
+
+    def _leave(self, leaving: Ints) -> None:
+        """Give utterances that no longer follow the draft a cache of their own, of what is behind them."""
+        parts = [(self.drafted, leaving)]
+        if self.own is not None:
+            parts.append((self.own, np.arange(len(self.own_utterances))))
+        self.own = type(self.drafted).join(parts, self.n_positions, self.n_read)
+        self.own_utterances = np.concatenate((leaving, self.own_utterances))
+        self.follows_B[leaving] = False
+
+    def select(self, kept_A: Ints, _parents_AW: Ints, _width: int) -> None:
+        """Go on with chosen utterances."""
+        self.utterances_A = self.utterances_A[kept_A]
+        rows = np.flatnonzero(np.isin(self.own_utterances, self.utterances_A))
+        if len(rows) < len(self.own_utterances):
+            self.own, self.own_utterances = self.own.select(rows, rows), self.own_utterances[rows]
+
+
 class _Search:
     """The state of one batch's beam search: a grid of utterances by hypotheses, which finished ones leave."""
 
     def __init__(self, recogniser: Recogniser, memory: Memory, tasks: Sequence[Task]) -> None:
-        self.recogniser = recogniser
         self.lengths: list[int] = memory.lengths_B.tolist()
         self.utterances = list(range(len(self.lengths)))
         self.n_tokens = 0
@@ -315,7 +390,8 @@ class _Search:
             )
             for task in tasks
         ]  # fmt: skip
-        self.cache = memory.cache
+        greedy = len(tasks) == 1 and tasks[0].config.beam == 1 and any(self.lengths)
+        self.reading = (_DraftedReading if greedy else _Reading)(recogniser, memory)
         self.ctc: CtcPrefix | None = None
         if max(self.lengths, default=0) and any(task.config.ctc_weight for task in tasks):
             self.ctc = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B, len(tasks))
@@ -339,7 +415,7 @@ class _Search:
         return best or ([Hypothesis((), 0.0, ())] if lane.constraint is None else [])
 
     def _step(self) -> None:
-        log_probs_RV, self.cache = self.recogniser.read(self.last_AW.reshape(-1), self.cache)
+        log_probs_RV = self.reading.read(self.last_AW)
         log_probs_AWV = log_probs_RV.astype(np.float64).reshape(*self.last_AW.shape, -1)
         attention_AWV = log_probs_AWV + self.attention_AW[..., None]
         prefix_AWV = np.zeros_like(attention_AWV)
@@ -443,9 +519,7 @@ class _Search:
         kept_A = np.array(kept)
         parents, tokens, attention = ([[one[i] for one in row] for row in columns] for i in range(3))
         parents_AW, self.last_AW, self.attention_AW = np.array(parents), np.array(tokens), np.array(attention)
-        some_left = len(kept) < self.cache.n_utterances
-        rows = (kept_A[:, None] * width + parents_AW).reshape(-1)
-        self.cache = self.cache.select(rows, kept_A if some_left else None)
+        self.reading.select(kept_A, parents_AW, width)
         if self.ctc is not None:
             self.ctc = self.ctc.advance(kept_A, parents_AW, self.last_AW)
 

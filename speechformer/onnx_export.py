@@ -101,29 +101,31 @@ class _FeedForward(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """One step: a token of each hypothesis."""
+    """One step: as many tokens of each hypothesis."""
 
     def __init__(self, model: SpeechTransformer) -> None:
         super().__init__()
         self.model = model
         self.layers = nn.ModuleList(_DecoderLayer(cast(DecoderLayer, layer)) for layer in model.decoder.layers)
 
-    def forward(self, tokens_R: Tensor, mask_BM: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, tokens_RL: Tensor, mask_BM: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         decoder, pairs = self.model.decoder, list(zip(parts[::2], parts[1::2], strict=True))
         n_layers = len(self.layers)
         start = parts[0].shape[2]
-        x_RLD = decoder.begin(tokens_R[:, None], start, self.model.rotary)
+        x_RLD = decoder.begin(tokens_RL, start, self.model.rotary)
         table, grown, looks = _table(self.model, x_RLD, start), [], []
-        hidden_B11M = _hidden(mask_BM)
+        hidden_B11M, n_new = _hidden(mask_BM), tokens_RL.shape[1]
+        later_LS = torch.arange(start + n_new) > torch.arange(start, start + n_new)[:, None]
+        hidden_LS = torch.zeros(later_LS.shape).masked_fill(later_LS, -1e9)
         for layer, past, cross in zip(self.layers, pairs[:n_layers], pairs[n_layers:], strict=True):
-            x_RLD, keys, values, looks_BHWM = layer(x_RLD, past, cross, hidden_B11M, table)
+            x_RLD, keys, values, looks_BHWM = layer(x_RLD, past, cross, hidden_LS, hidden_B11M, table)
             grown += [keys, values]
-            looks.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
-        return decoder.end(x_RLD)[:, -1].log_softmax(-1), *grown, torch.cat(looks, 1)
+            looks.append(looks_BHWM.transpose(1, 2).reshape(*tokens_RL.shape, -1, mask_BM.shape[1]))
+        return decoder.end(x_RLD).log_softmax(-1), *grown, torch.cat(looks, 2)
 
 
 class _DecoderLayer(_Layer):
-    """`model.DecoderLayer` for one token, as fewer and larger operations."""
+    """`model.DecoderLayer` as fewer and larger operations."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         super().__init__(layer)
@@ -134,11 +136,12 @@ class _DecoderLayer(_Layer):
         x_RLD: Tensor,
         past: tuple[Tensor, Tensor],
         cross: tuple[Tensor, Tensor],
+        hidden_LS: Tensor,
         hidden_B11M: Tensor,
         table: Table,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         layer = cast(DecoderLayer, self.layer)
-        x_RLD, keys, values = self.attend(x_RLD, table, None, *past)
+        x_RLD, keys, values = self.attend(x_RLD, table, hidden_LS, *past)
         # The hypotheses of one utterance look into the same memory, as if they were one long text.
         normed = layer.cross_norm(x_RLD).view(cross[0].shape[0], -1, x_RLD.shape[-1])
         query_BHWK = layer.cross_attention.heads(self.query(normed))
@@ -206,11 +209,11 @@ def export(checkpoint: Checkpoint, folder: Path, precision: Precision = "int8") 
     encoder, decoder = _Encoder(model), _Decoder(model)
     _, mask_BM, *cross = (part.contiguous() for part in encoder(*batch))
     past = [torch.randn(6, config.n_heads, 5, config.d_model // config.n_heads) for _ in cross]
-    step = torch.full((6,), 4), mask_BM, *past, *cross
+    step = torch.full((6, 3), 4), mask_BM, *past, *cross
     free: Any = torch.export.Dim.DYNAMIC
     both = {0: free, 1: free}
     grows = {0: free, 2: free}
-    decoder_shapes = {0: free}, both, (grows,) * (len(past) + len(cross))
+    decoder_shapes = both, both, (grows,) * (len(past) + len(cross))
     outer = {config.window_frames * config.n_features, config.vocab_size}
     properties = {WEIGHTS: weights_digest(model), PRECISION: precision}
     _export(encoder, batch, (both, {0: free}), encoder_names(config), folder / ENCODER, properties, outer)

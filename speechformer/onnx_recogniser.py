@@ -30,8 +30,8 @@ def encoder_names(shape: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 def decoder_names(shape: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what the decoder's graph calls its inputs and its outputs."""
-    inputs = "tokens_R", "mask_BM", *_each_layer(shape, "past"), *_each_layer(shape, "cross")
-    return inputs, ("log_probs_RV", *_each_layer(shape, "grown"), "looks_RHM")
+    inputs = "tokens_RL", "mask_BM", *_each_layer(shape, "past"), *_each_layer(shape, "cross")
+    return inputs, ("log_probs_RLV", *_each_layer(shape, "grown"), "looks_RLHM")
 
 
 def _each_layer(shape: ModelConfig, name: str) -> tuple[str, ...]:
@@ -61,11 +61,16 @@ class OnnxCache:
         return OnnxCache(past, tuple(part[utterances] for part in self.cross), self.mask_BM[utterances])
 
     @classmethod
-    def join(cls, parts: Sequence[tuple[OnnxCache, Ints]], n_positions: int) -> OnnxCache:
-        """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
-        layers = zip(*([one[rows] for one in cache.cross] for cache, rows in parts), strict=True)
-        mask_BM = stack_positions([cache.mask_BM[rows] for cache, rows in parts], 1, n_positions)
-        return cls((), tuple(stack_positions(layer, 2, n_positions) for layer in layers), mask_BM)
+    def join(cls, parts: Sequence[tuple[OnnxCache, Ints]], n_positions: int, n_tokens: int = 0) -> OnnxCache:
+        """Return one cache of chosen utterances of several, one hypothesis each: of the first tokens that were read."""
+        mask_BM = stack_positions([(cache.mask_BM, rows) for cache, rows in parts], 1, n_positions)
+        cross = zip(*([(one, rows) for one in cache.cross] for cache, rows in parts), strict=True)
+        past = zip(*([(one, rows) for one in cache.past if n_tokens] for cache, rows in parts), strict=True)
+        return cls(
+            tuple(stack_positions(layer, 2, n_tokens) for layer in past),
+            tuple(stack_positions(layer, 2, n_positions) for layer in cross),
+            mask_BM,
+        )
 
 
 class OnnxRecogniser:
@@ -91,22 +96,22 @@ class OnnxRecogniser:
         log_probs_BMV, mask_BM, *cross = self.encoder.run(None, values)
         return Memory(log_probs_BMV, mask_BM.sum(1), OnnxCache((), tuple(cross), mask_BM))
 
-    def read(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
-        """Read one more token of each hypothesis."""
-        log_probs_RV, *grown = self._step(self.decoder_outputs[:-1], tokens_R, cache)
-        return log_probs_RV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
+    def read(self, tokens_RL: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
+        """Read more tokens of each hypothesis."""
+        log_probs_RLV, *grown = self._step(self.decoder_outputs[:-1], tokens_RL, cache)
+        return log_probs_RLV, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
 
-    def look(self, tokens_R: Ints, cache: OnnxCache) -> tuple[Floats, OnnxCache]:
-        """Read one more token of each hypothesis and return where its cross-attention looks."""
-        *grown, looks_RHM = self._step(self.decoder_outputs[1:], tokens_R, cache)
-        return looks_RHM, OnnxCache(tuple(grown), cache.cross, cache.mask_BM)
+    def look(self, tokens_RL: Ints, cache: OnnxCache) -> Floats:
+        """Return where cross-attention looks while such tokens are read."""
+        (looks_RLHM,) = self._step(self.decoder_outputs[-1:], tokens_RL, cache)
+        return looks_RLHM
 
-    def _step(self, outputs: tuple[str, ...], tokens_R: Ints, cache: OnnxCache) -> list[Floats]:
+    def _step(self, outputs: tuple[str, ...], tokens_RL: Ints, cache: OnnxCache) -> list[Floats]:
         past = cache.past
         if not past:
             _, n_heads, _, width = cache.cross[0].shape
-            past = (np.zeros((len(tokens_R), n_heads, 0, width), np.float32),) * len(cache.cross)
-        values = dict(zip(self.decoder_inputs, (tokens_R, cache.mask_BM, *past, *cache.cross), strict=True))
+            past = (np.zeros((len(tokens_RL), n_heads, 0, width), np.float32),) * len(cache.cross)
+        values = dict(zip(self.decoder_inputs, (tokens_RL, cache.mask_BM, *past, *cache.cross), strict=True))
         stepped: list[Floats] = self.decoder.run(outputs, values)
         return stepped
 

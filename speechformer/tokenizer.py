@@ -136,3 +136,13 @@ class Tokenizer:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return the piece of every id; a leading `▁` starts a word."""
         return [str(self.processor.IdToPiece(int(i))) for i in ids]
+
+    def split(self, piece: str) -> list[int]:
+        """Return ids whose pieces side by side are a piece of another tokenizer, the longest first."""
+        known = {one: i for i, one in enumerate(self.pieces(range(len(self))))}
+        ids: list[int] = []
+        while piece:
+            end = next((end for end in range(len(piece), 0, -1) if piece[:end] in known), 0)
+            ids.append(known[piece[:end]] if end else UNK)
+            piece = piece[max(1, end) :]
+        return ids

@@ -13,6 +13,8 @@ from torch.nn import functional
 from speechformer.decoding import Floats, Ints, Memory
 from speechformer.model import Attention, DecoderCache, DecoderLayer, SpeechTransformer, looks
 
+Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # keys and values
+
 
 @dataclass(frozen=True)
 class TorchCache:
@@ -32,22 +34,26 @@ class TorchCache:
         return TorchCache(self.inner.select(torch.from_numpy(rows).to(device), chosen))
 
     @classmethod
-    def join(cls, parts: Sequence[tuple[TorchCache, Ints]], n_positions: int) -> TorchCache:
-        """Return, before a token was read, the cache of chosen utterances of several, with so many positions each."""
-        cross = []
-        for layer in zip(*(cache.inner.cross for cache, _ in parts), strict=True):
-            keys, values = zip(
-                *((keys[rows], values[rows]) for (keys, values), (_, rows) in zip(layer, parts, strict=True)),
-                strict=True,
-            )
-            cross.append((_stacked(keys, n_positions), _stacked(values, n_positions)))
-        masks_BM1 = [cache.inner.mask_BM[rows][..., None] for cache, rows in parts]
-        return cls(DecoderCache((), tuple(cross), _stacked(masks_BM1, n_positions)[..., 0]))
+    def join(cls, parts: Sequence[tuple[TorchCache, Ints]], n_positions: int, n_tokens: int = 0) -> TorchCache:
+        """Return one cache of chosen utterances of several, one hypothesis each: of the first tokens that were read."""
+        chosen = [cache.select(rows, rows).inner for cache, rows in parts]
+        mask_BM1 = _stacked([cache.mask_BM[..., None] for cache in chosen], n_positions)
+        past = _stacked_layers([cache.past if n_tokens else () for cache in chosen], n_tokens)
+        cross = _stacked_layers([cache.cross for cache in chosen], n_positions)
+        return cls(DecoderCache(past, cross, mask_BM1[..., 0]))
 
 
 def _stacked(parts: Sequence[torch.Tensor], n_positions: int) -> torch.Tensor:
     """Put batches under each other, each padded or cut to so many positions, the last dimension but one."""
     return torch.cat([functional.pad(part, (0, 0, 0, n_positions - part.shape[-2])) for part in parts])
+
+
+def _stacked_layers(parts: Sequence[Layers], n_positions: int) -> Layers:
+    layers = zip(*parts, strict=True)
+    return tuple(
+        (_stacked([keys for keys, _ in layer], n_positions), _stacked([values for _, values in layer], n_positions))
+        for layer in layers
+    )
 
 
 class TorchRecogniser:
@@ -68,30 +74,30 @@ class TorchRecogniser:
         return Memory(log_probs_BMV.cpu().numpy(), mask_BM.sum(1).cpu().numpy(), cache)
 
     @torch.inference_mode()
-    def read(self, tokens_R: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
-        """Read one more token of each hypothesis."""
+    def read(self, tokens_RL: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
+        """Read more tokens of each hypothesis."""
         device = self.model.ctc_head.weight.device
         with self.alone:
-            logits_RLV, grown = self.model.decode(torch.from_numpy(tokens_R).to(device)[:, None], cache.inner)
-        log_probs_RV: Floats = logits_RLV[:, -1].float().log_softmax(-1).cpu().numpy()
-        return log_probs_RV, TorchCache(grown)
+            logits_RLV, grown = self.model.decode(torch.from_numpy(tokens_RL).to(device), cache.inner)
+        log_probs_RLV: Floats = logits_RLV.float().log_softmax(-1).cpu().numpy()
+        return log_probs_RLV, TorchCache(grown)
 
     @torch.inference_mode()
-    def look(self, tokens_R: Ints, cache: TorchCache) -> tuple[Floats, TorchCache]:
-        """Read one more token of each hypothesis and return where its cross-attention looks."""
+    def look(self, tokens_RL: Ints, cache: TorchCache) -> Floats:
+        """Return where cross-attention looks while such tokens are read."""
         looked: list[torch.Tensor] = []
 
         def watch(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            attention, (normed_BWD, keys_BHMK, _, mask_B11M) = cast(Attention, module), given
-            looks_BHWM = looks(attention.heads(attention.query(normed_BWD)), keys_BHMK, mask_B11M)
-            looked.append(looks_BHWM.transpose(1, 2).flatten(0, 1))
+            attention, (normed_BSD, keys_BHMK, _, mask_B11M) = cast(Attention, module), given
+            looks_BHSM = looks(attention.heads(attention.query(normed_BSD)), keys_BHMK, mask_B11M)
+            looked.append(looks_BHSM.transpose(1, 2).reshape(*tokens_RL.shape, attention.n_heads, -1))
 
         layers = [cast(DecoderLayer, layer) for layer in self.model.decoder.layers]
         with self.alone:
             watched = [layer.cross_attention.register_forward_pre_hook(watch) for layer in layers]
             try:
-                _, grown = self.read(tokens_R, cache)
+                self.read(tokens_RL, cache)
             finally:
                 for one in watched:
                     one.remove()
-        return torch.cat(looked, 1).float().cpu().numpy(), grown
+        return torch.cat(looked, 2).float().cpu().numpy()

@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Literal, Union, get_args
 
 import numpy as np
 
-from speechformer.alignment import AROUND_S, DOUBTFUL, agreement, align, confidence, seconds, whole_span, word_groups
+from speechformer.alignment import (
+    AROUND_S,
+    DOUBTFUL,
+    agreement,
+    align,
+    confidence,
+    seconds,
+    whole_span,
+    word_bounds,
+    word_groups,
+)
 from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, spans
 from speechformer.confidence import share, weigh
 from speechformer.decoding import (
@@ -33,8 +43,8 @@ from speechformer.decoding import (
     Memory,
     Recogniser,
     Task,
+    cross_looks,
     ctc_greedy,
-    looks,
     search_together,
 )
 from speechformer.errors import AudioError, ConfigError
@@ -320,7 +330,7 @@ class Transcriber:
         if not self.word_times:
             return found
         texts_B = [one.hypothesis.tokens if one.text else () for one in found]
-        looked = looks(self.recogniser, memory, texts_B)
+        looked = cross_looks(self.recogniser, memory, texts_B)
         return [
             replace(one, words=self._words(one, log_probs_MV, looks_LHM))
             for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
@@ -334,13 +344,13 @@ class Transcriber:
             return ()
         pieces, features = self.settings.tokenizer.pieces(tokens), self.settings.features
         around = round(AROUND_S * FRAMES_PER_S / self.settings.shape.stride_frames)
-        words = []
-        for group in word_groups(pieces):
-            whole = whole_span(aligned, group)
-            start_s, end_s = seconds(whole, self.settings.shape, FRAMES_PER_S, features.edge_s)
+        groups, words = word_groups(pieces), []
+        spans = [whole_span(aligned, group) for group in groups]
+        for group, span, bounds in zip(groups, spans, word_bounds(spans), strict=True):
+            start_s, end_s = (seconds(one, self.settings.shape, FRAMES_PER_S, features.edge_s) for one in bounds)
             sure = confidence([heard.hypothesis.token_log_probabilities[i] for i in group])
             text = "".join(pieces[i] for i in group).replace("▁", "")
-            agreed = agreement(looks_LHM[group], whole, around)
+            agreed = agreement(looks_LHM[group], span, around)
             words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure, agreed, agreed < DOUBTFUL))
         return tuple(words)
 

@@ -12,7 +12,18 @@ import pytest
 import torch
 
 from speechformer import Transcriber
-from speechformer.alignment import DOUBTFUL, Span, agreement, align, confidence, seconds, word_groups
+from speechformer.alignment import (
+    DOUBTFUL,
+    LEAD,
+    TAIL,
+    Span,
+    agreement,
+    align,
+    confidence,
+    seconds,
+    word_bounds,
+    word_groups,
+)
 from speechformer.audio import SAMPLE_RATE_HZ, load_audio
 from speechformer.shape import ModelConfig
 
@@ -65,10 +76,22 @@ def test_what_does_not_fit_has_no_spans(path: tuple[int, ...], tokens: tuple[int
 
 def test_positions_become_seconds_in_the_middle_of_their_windows() -> None:
     config = ModelConfig(window_frames=12, stride_frames=4)
-    begin_s, end_s = seconds(Span(10, 12), config, 100.0, edge_s=0.0)
     # Position 10 sees frames 32 … 43, their middle is at 0.38 s.
-    assert (begin_s, end_s) == pytest.approx((0.36, 0.44))
-    assert seconds(Span(10, 12), config, 100.0, edge_s=0.1) == pytest.approx((0.26, 0.34))
+    assert [seconds(one, config, 100.0, edge_s=0.0) for one in (10, 12)] == pytest.approx([0.36, 0.44])
+    assert seconds(11.5, config, 100.0, edge_s=0.1) == pytest.approx(0.32)
+
+
+def test_words_reach_further_than_what_is_written_of_them_but_not_into_each_other() -> None:
+    spans = [Span(20, 21), Span(23, 25), Span(25, 26), Span(60, 61)]
+    bounds = word_bounds(spans)
+    assert bounds[0] == (20 - LEAD, pytest.approx(21 + 2 * TAIL / (LEAD + TAIL)))
+    assert bounds[1] == (bounds[0][1], 25)
+    assert bounds[2] == (25, 26 + TAIL)
+    assert bounds[3] == (60 - LEAD, 61 + TAIL)
+    for (begin, end), (near_begin, near_end), span in zip(bounds, word_bounds(spans, 0.5), spans, strict=True):
+        assert near_begin == pytest.approx((begin + span.first) / 2)
+        assert near_end == pytest.approx((end + span.end) / 2)
+    assert word_bounds([]) == []
 
 
 def test_pieces_are_grouped_into_words() -> None:
@@ -118,11 +141,10 @@ def test_times_that_cross_attention_does_not_confirm_are_doubtful(monkeypatch: p
     assert not any(word.doubtful for word in words)
     look = transcriber.recogniser.look
 
-    def look_at_the_end(tokens_R: Any, cache: Any) -> Any:
-        looks_RHM, cache = look(tokens_R, cache)
-        elsewhere_RHM = np.zeros_like(looks_RHM)
-        elsewhere_RHM[..., -1] = 1.0
-        return elsewhere_RHM, cache
+    def look_at_the_end(tokens_RL: Any, cache: Any) -> Any:
+        elsewhere_RLHM = np.zeros_like(look(tokens_RL, cache))
+        elsewhere_RLHM[..., -1] = 1.0
+        return elsewhere_RLHM
 
     monkeypatch.setattr(transcriber.recogniser, "look", look_at_the_end)
     moved = transcriber.transcribe(path).segments[0].words

@@ -31,7 +31,7 @@ from speechformer.decoding import (
 )
 from speechformer.errors import ConfigError
 from speechformer.model import SpeechTransformer
-from speechformer.torch_recogniser import TorchRecogniser
+from speechformer.torch_recogniser import TorchCache, TorchRecogniser
 
 MakeModel = Callable[..., SpeechTransformer]
 pytestmark = pytest.mark.usefixtures("shapes")
@@ -249,6 +249,49 @@ def test_searches_side_by_side_find_what_each_finds_alone(make_model: MakeModel,
             same_pairs(as_pairs(found), as_pairs(expected))
 
 
+class Counting(TorchRecogniser):
+    """A recogniser that remembers how many tokens of how many hypotheses were read at once."""
+
+    reads: list[tuple[int, int]]
+
+    def read(self, tokens_RL: npt.NDArray[np.int64], cache: TorchCache) -> tuple[npt.NDArray[np.float32], TorchCache]:
+        self.reads.append((tokens_RL.shape[0], tokens_RL.shape[1]))
+        return super().read(tokens_RL, cache)
+
+
+@pytest.mark.parametrize("draft", ["right", "cut", "too long", "wrong from the second on", "wrong", "of others"])
+def test_a_draft_saves_steps_and_changes_nothing(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, draft: str
+) -> None:
+    recogniser, frames = Counting(sharp_model(make_model, 1)), (5, 16, 0, 9, 2, 30, 12)
+    features = [functional.pad(draw_features(n, i), (0, 0, 0, 30 - n)) for i, n in enumerate(frames)]
+    memory = recogniser.listen(torch.cat(features).numpy(), np.array(frames))
+    recogniser.reads, task = [], Task(DecodingConfig(ctc_weight=0.1))
+    expected = search_together(recogniser, memory, [task, task])[0]  # without a draft
+    texts = [list(one[0].tokens) for one in expected]
+    n_steps = len(recogniser.reads)
+    assert n_steps == 1 + max(map(len, texts)) > 4
+    drafts = {
+        "right": texts,
+        "cut": [text[: i % 3] for i, text in enumerate(texts)],
+        "too long": [[*text, 4, 5] for text in texts],
+        "wrong from the second on": [[*text[:1], *(9 - token for token in text[1:])] for text in texts],
+        "wrong": [[9 - token for token in text] for text in texts],
+        "of others": [*texts[1:], texts[0]],
+    }
+    monkeypatch.setattr(decoding, "ctc_greedy", lambda *_: drafts[draft])
+    recogniser.reads = []
+    for found, wanted in zip(search(recogniser, memory, task.config), expected, strict=True):
+        same_pairs(as_pairs(found), as_pairs(wanted))
+    assert recogniser.reads[0] == (len(frames), 1 + max(map(len, drafts[draft])))
+    if draft == "right":
+        assert len(recogniser.reads) == 1
+    else:
+        assert (len(recogniser.reads) > 1) == (draft != "too long")
+        assert all(read[1] == 1 for read in recogniser.reads[1:])
+        assert len(recogniser.reads) <= n_steps + 1
+
+
 def test_a_decoder_that_goes_round_in_a_circle_is_held_to_the_sound(make_model: MakeModel) -> None:
     model = make_model().requires_grad_(False)
     with torch.no_grad():
@@ -274,9 +317,9 @@ class Parrot:
     def select(self, rows: object, utterances: object = None) -> Parrot:
         return self
 
-    def read(self, tokens_R: npt.NDArray[np.int64], cache: Parrot) -> tuple[npt.NDArray[np.float32], Parrot]:
-        rows = [[self.follows[token].get(after, -50.0) for after in range(6)] for token in tokens_R.tolist()]
-        return np.array(rows, np.float32), self
+    def read(self, tokens_RL: npt.NDArray[np.int64], cache: Parrot) -> tuple[npt.NDArray[np.float32], Parrot]:
+        follows_LV = [[self.follows[token].get(after, -50.0) for after in range(6)] for token in tokens_RL[0].tolist()]
+        return np.array([follows_LV], np.float32), self
 
     def search(self, ctc: list[dict[int, float]], constraint: Constraint | None) -> list[Hypothesis]:
         """Search in positions whose log probabilities are given, where not −50."""

@@ -14,7 +14,7 @@ import torch
 from speechformer import Transcriber
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.cli import main
-from speechformer.decoding import DecodingConfig, Memory, decode, looks, search
+from speechformer.decoding import DecodingConfig, Memory, cross_looks, decode, search
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig, extract
 from speechformer.frontend import Frontend
@@ -97,12 +97,12 @@ def test_both_engines_look_at_the_same_sound(checkpoint: Checkpoint, folder: Pat
     features_BTC = draw.standard_normal((len(FRAMES), max(FRAMES), 40), dtype=np.float32)
     texts = [[5, 6, 7], [], [8], [9, 9], [4, 5]]
     by_torch, by_onnx = (
-        looks(recogniser, recogniser.listen(features_BTC, np.array(FRAMES)), texts)
+        cross_looks(recogniser, recogniser.listen(features_BTC, np.array(FRAMES)), texts)
         for recogniser in (TorchRecogniser(checkpoint.model), OnnxRecogniser(folder, checkpoint.model.config))
     )
     n_heads = checkpoint.model.config.n_decoder_layers * checkpoint.model.config.n_heads
     for text, frames, found, expected in zip(texts, FRAMES, by_onnx, by_torch, strict=True):
-        assert found.shape[:2] == ((len(text), n_heads) if text else (0,))
+        assert found.shape[:2] == (len(text), n_heads)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         if text:
             np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-5)

@@ -22,6 +22,19 @@ def test_decoding_undoes_encoding(text: str) -> None:
     assert UNK not in ids
 
 
+@given(st.text(alphabet=ALPHABET + "▁é", min_size=1))
+def test_a_piece_is_split_into_the_longest_pieces_there_are(piece: str) -> None:
+    pieces = TRAINED.pieces(TRAINED.split(piece))
+    assert "".join(pieces) == piece.replace("é", "<unk>")
+    for i in range(len(pieces) - 1):
+        assert TRAINED.split("".join(pieces[i:])) == TRAINED.split(piece)[i:]
+        assert TRAINED.processor.PieceToId(pieces[i] + pieces[i + 1][0]) == UNK
+
+
+def test_every_piece_is_its_own() -> None:
+    assert [TRAINED.split(piece) for piece in TRAINED.pieces(range(len(TRAINED)))] == [[i] for i in range(len(TRAINED))]
+
+
 @given(st.text())
 def test_decoding_undoes_encoding_of_anything_that_can_be_typed(text: str) -> None:
     assert TRAINED.decode(TRAINED.encode(text)) == normalise(text)

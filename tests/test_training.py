@@ -110,8 +110,29 @@ def test_a_run_begins_with_the_weights_it_is_given(config: TrainConfig, tmp_path
     second = Trainer(replace(config, seed=2, initial=tmp_path / "model"), tmp_path / "second")
     assert torch.equal(weights(second), weights(first))
     wider = replace(config, initial=tmp_path / "model", model=replace(SMALL, d_ff=128))
-    with pytest.raises(ConfigError, match="another network or tokenizer"):
+    with pytest.raises(ConfigError, match="another network"):
         Trainer(wider, tmp_path / "third")
+
+
+def test_a_run_can_begin_with_the_weights_of_another_vocabulary(
+    config: TrainConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    first = Trainer(config, tmp_path / "first").checkpoint
+    save_checkpoint(tmp_path / "model", first)
+    larger = Tokenizer.train([*WORDS, "twofold one hundredfold"] * 3, 90)
+    larger.save(tmp_path / "larger.model")
+    assert len(larger) > len(tokenizer)
+    changed = replace(config, initial=tmp_path / "model", tokenizer=tmp_path / "larger.model")
+    second = Trainer(changed, tmp_path / "second").checkpoint
+    old, new = first.model.state_dict(), second.model.state_dict()
+    sizes = []
+    for i, piece in enumerate(larger.pieces(range(len(larger)))):
+        ids = tokenizer.split(piece)
+        sizes.append(len(ids))
+        torch.testing.assert_close(new["decoder.embedding.weight"][i], old["decoder.embedding.weight"][ids].mean(0))
+        torch.testing.assert_close(new["ctc_head.bias"][i], old["ctc_head.bias"][ids].mean(0) - int(len(ids) > 1))
+    assert min(sizes) == 1 < max(sizes)
+    assert torch.equal(new["encoder.embedding.weight"], old["encoder.embedding.weight"])
 
 
 def test_a_run_leaves_its_settings_its_history_and_a_model(config: TrainConfig, tmp_path: Path) -> None:

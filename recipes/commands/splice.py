@@ -29,7 +29,7 @@ from prepare import hours
 from rich.progress import track
 
 from speechformer import Transcriber
-from speechformer.alignment import align, seconds, whole_span, word_groups
+from speechformer.alignment import align, seconds, whole_span, word_bounds, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.data import read_folder, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
@@ -125,8 +125,11 @@ def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[S
                 float(np.exp(np.mean([log_probs_MV[spans[i].first : spans[i].end, tokens[i]].max() for i in group])))
                 for group in groups
             ]
-            whole = [whole_span(spans, group) for group in groups]
-            times = [seconds(span, settings.shape, FRAMES_PER_S, settings.features.edge_s) for span in whole]
+            bounds = word_bounds([whole_span(spans, group) for group in groups], reach=0.5)
+            times = [
+                tuple(seconds(one, settings.shape, FRAMES_PER_S, settings.features.edge_s) for one in both)
+                for both in bounds
+            ]
             pieces = cut(waveform_N, times)
             level = np.sqrt(np.mean(np.square(np.concatenate(pieces)))) + 1e-5
             yield [
@@ -145,7 +148,6 @@ def cut(waveform_N: Waveform, times: Sequence[tuple[float, float]]) -> list[Wave
         first, last = (int(np.clip(time * 200, 0, len(power) - 1)) for time in (first_s, last_s))
         return (first + int(power[first : max(first, last) + 1].argmin())) * hop
 
-    # A token is written in the midst of its sound: half a step to each side belongs to it for certain.
     inner = [quietest(end_s, start_s) for (_, end_s), (start_s, _) in itertools.pairwise(times)]
     begin = int(max(0.0, times[0][0] - 0.12) * SAMPLE_RATE_HZ)
     end = min(len(waveform_N), int((times[-1][1] + 0.16) * SAMPLE_RATE_HZ))

@@ -144,13 +144,13 @@ def main() -> None:
             transcriber = Transcriber.from_pretrained(
                 args.model, config, engine=engine, precision=precision, threads=args.threads
             )
-            features = [transcriber.extract(waveform_N) for waveform_N in waveforms[: len(ASSETS)]]
             samples = waveforms[: len(ASSETS)]
+            n_frames = len(transcriber.extract(samples[0]))
             extract_s = best_of(lambda t=transcriber, w=samples: [t.extract(one) for one in w], 30) / len(ASSETS)
             heard = transcriber.transcribe_waveforms(samples, [""] * len(ASSETS))
             tokenizer = transcriber.settings.tokenizer
             n_steps = float(np.mean([len(tokenizer.encode(one.text)) + 1 for one in heard]))
-            maps, others = multiply_adds(transcriber.settings.shape, len(features[0]), round(n_steps), beam)
+            maps, others = multiply_adds(transcriber.settings.shape, n_frames, round(n_steps), beam)
             took = best_of(lambda t=transcriber: t.transcribe_waveforms(waveforms, [""] * len(waveforms)), 10) / args.n
             limit = maps / rate[precision] + others / rate["fp32" if precision == "int8" else precision] + extract_s
             ours[f"{engine} {precision} beam {beam}"] = SECONDS / took
