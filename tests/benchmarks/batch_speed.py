@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from speechformer.transcribe import FREE
 ASSETS = sorted((Path(__file__).parents[2] / "assets").glob("*.wav"))
 SECONDS = 3
 SIZE = 1024  # of the matrices whose product is timed
+ROUNDS = 6
 
 
 def multiply_adds(shape: ModelConfig, n_frames: int, n_steps: int, beam: int) -> tuple[float, float]:
@@ -134,33 +136,41 @@ def main() -> None:
     parser.add_argument("--model", help="model folder or name")
     parser.add_argument("--no-peers", action="store_true")
     args = parser.parse_args()
-    waveforms = clips(args.n)
-    rate = rates(args.threads)
+    waveforms, names = clips(args.n), [""] * args.n
+    samples, rate = waveforms[: len(ASSETS)], dict.fromkeys(("fp32", "bf16", "int8"), 0.0)
+    transcribers = {
+        (engine, precision, beam): Transcriber.from_pretrained(
+            args.model, replace(FREE, beam=beam), engine=engine, precision=precision, threads=args.threads
+        )
+        for engine, precision in (("onnx", "int8"), ("torch", "bf16"), ("torch", "fp32"))
+        for beam in (1, 4)
+    }
+    extract_s, took_s = dict.fromkeys(transcribers, math.inf), dict.fromkeys(transcribers, math.inf)
+    # A machine is not as fast at one moment as at the next: in turns, and the best of each.
+    for _ in range(ROUNDS):
+        rate = {precision: max(rate[precision], found) for precision, found in rates(args.threads).items()}
+        for key, one in transcribers.items():
+            extract_s[key] = min(
+                extract_s[key], best_of(lambda t=one: [t.extract(w) for w in samples], 10) / len(samples)
+            )
+            took_s[key] = min(took_s[key], best_of(lambda t=one: t.transcribe_waveforms(waveforms, names), 2) / args.n)
     print(json.dumps({"threads": args.threads, **{f"{k} GMAC/s": round(v / 1e9) for k, v in rate.items()}}))
     ours: dict[str, float] = {}
-    for engine, precision in (("onnx", "int8"), ("torch", "bf16"), ("torch", "fp32")):
-        for beam in (1, 4):
-            config = replace(FREE, beam=beam)
-            transcriber = Transcriber.from_pretrained(
-                args.model, config, engine=engine, precision=precision, threads=args.threads
-            )
-            samples = waveforms[: len(ASSETS)]
-            n_frames = len(transcriber.extract(samples[0]))
-            extract_s = best_of(lambda t=transcriber, w=samples: [t.extract(one) for one in w], 30) / len(ASSETS)
-            heard = transcriber.transcribe_waveforms(samples, [""] * len(ASSETS))
-            tokenizer = transcriber.settings.tokenizer
-            n_steps = float(np.mean([len(tokenizer.encode(one.text)) + 1 for one in heard]))
-            maps, others = multiply_adds(transcriber.settings.shape, n_frames, round(n_steps), beam)
-            took = best_of(lambda t=transcriber: t.transcribe_waveforms(waveforms, [""] * len(waveforms)), 10) / args.n
-            limit = maps / rate[precision] + others / rate["fp32" if precision == "int8" else precision] + extract_s
-            ours[f"{engine} {precision} beam {beam}"] = SECONDS / took
-            print(json.dumps({
-                "engine": engine, "precision": precision, "beam": beam,
-                "million_multiply_adds": round((maps + others) / 1e6),
-                "features_ms": round(1e3 * extract_s, 2), "limit_ms": round(1e3 * limit, 2),
-                "achieved_ms": round(1e3 * took, 2), "share_of_limit": round(limit / took, 2),
-                "times_real_time": round(SECONDS / took),
-            }), flush=True)  # fmt: skip
+    for key, transcriber in transcribers.items():
+        engine, precision, beam = key
+        heard = transcriber.transcribe_waveforms(samples, names[: len(samples)])
+        tokenizer, n_frames = transcriber.settings.tokenizer, len(transcriber.extract(samples[0]))
+        n_steps = float(np.mean([len(tokenizer.encode(one.text)) + 1 for one in heard]))
+        maps, others = multiply_adds(transcriber.settings.shape, n_frames, round(n_steps), beam)
+        limit = maps / rate[precision] + others / rate["fp32" if precision == "int8" else precision] + extract_s[key]
+        ours[f"{engine} {precision} beam {beam}"] = SECONDS / took_s[key]
+        print(json.dumps({
+            "engine": engine, "precision": precision, "beam": beam,
+            "million_multiply_adds": round((maps + others) / 1e6),
+            "features_ms": round(1e3 * extract_s[key], 2), "limit_ms": round(1e3 * limit, 2),
+            "achieved_ms": round(1e3 * took_s[key], 2), "share_of_limit": round(limit / took_s[key], 2),
+            "times_real_time": round(SECONDS / took_s[key]),
+        }), flush=True)  # fmt: skip
     print(json.dumps({"peak_MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}))
     if args.no_peers:
         return
