@@ -157,10 +157,8 @@ def crop(noise_N: Waveform | npt.NDArray[np.int16], n_samples: int, draw: np.ran
     return np.asarray(cut_N, np.float32) / np.float32(scale)
 
 
-def augment_waveform(
-    waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator
-) -> Waveform:
-    """Draw and apply, in this order: speed, tight ends, level, wide ends, room, band limit, noise, channel, gain."""
+def augment_speech(waveform_N: Waveform, config: AugmentConfig, draw: np.random.Generator) -> Waveform:
+    """Draw and apply, in this order, what a speaker could have done otherwise: speed, tight ends, level, wide ends."""
     if not len(waveform_N):
         return waveform_N
     waveform_N = change_speed(waveform_N, float(draw.choice(config.speeds)))
@@ -171,6 +169,16 @@ def augment_waveform(
     if draw.random() < config.pad:
         before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
         waveform_N = np.pad(waveform_N, (before, after))
+    return waveform_N
+
+
+def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator) -> Waveform:
+    """Draw and apply, in this order, what lies between speaker and file: room, band limit, noise, clipping, gain.
+
+    What is said when stays, sample by sample.
+    """
+    if not len(waveform_N):
+        return waveform_N
     if len(sounds.rooms) and draw.random() < config.room:
         waveform_N = add_room(waveform_N, sounds.rooms[int(draw.integers(len(sounds.rooms)))])
     if draw.random() < config.band_limit:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.augment import AugmentConfig, Sounds, augment_waveform, crop, draw_hop, mask_mel
+from speechformer.augment import AugmentConfig, Sounds, augment_channel, augment_speech, crop, draw_hop, mask_mel
 from speechformer.errors import ManifestError
 from speechformer.features import FeatureConfig, add_hiss, collate, log_mel, mfcc, normalise
 from speechformer.files import replace_file
@@ -38,6 +38,7 @@ class DataConfig:
     `train` and `dev` are folders of manifests, one a corpus; files whose names begin with `_` are sounds.
     `weights` says how often an epoch sees each utterance of a corpus (1 where it is not named). `phrase_share` of the
     utterances shorter than `phrase_part_s` begin a phrase: two to five of them with pauses of up to `pause_s` between.
+    A batch holds every utterance in `views` versions, as it would be heard in other rooms, noises and masks.
     """
 
     train: Path = Path("data/train")
@@ -49,12 +50,16 @@ class DataConfig:
     phrase_part_s: float = 4.0
     pause_s: float = 0.6
     noise_share: float = 0.02
+    views: int = 1
     n_workers: int = 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances side by side. `tokens_BL` has begin and end; `tokens_B` counts them without those two."""
+    """Utterances side by side. `tokens_BL` has begin and end; `tokens_B` counts them without those two.
+
+    Where there are views of one utterance, all first ones come before all second ones.
+    """
 
     features_BTC: Tensor
     frames_B: Tensor
@@ -243,7 +248,7 @@ class TrainingSet(Dataset[Batch]):
         longest = 0.0
         for i in order:
             longest = max(longest, seconds[i])
-            if not batches or longest * (len(batches[-1]) + 1) > self.config.batch_s:
+            if not batches or longest * (len(batches[-1]) + 1) * self.config.views > self.config.batch_s:
                 batches.append([])
                 longest = seconds[i]
             batches[-1].append(items[i])
@@ -253,17 +258,19 @@ class TrainingSet(Dataset[Batch]):
         epoch, number = key
         items = self.plan(epoch)[number]
         draws = [np.random.default_rng((self.seed, epoch, number, i)) for i in range(len(items))]
-        features = [self._features(item, draw) for item, draw in zip(items, draws, strict=True)]
+        views = zip(*(self._views(item, draw) for item, draw in zip(items, draws, strict=True)), strict=True)
         tokens = [[token for row in item for token in self.tokens[row]] for item in items]
-        return make_batch(features, tokens)
+        return make_batch([features_TC for view in views for features_TC in view], tokens * self.config.views)
 
-    def _features(self, item: Item, draw: np.random.Generator) -> npt.NDArray[np.float32]:
-        waveform_N = augment_waveform(
-            self._phrase(item, draw) if item else self._noise(draw), self.augment, self.sounds, draw
-        )
+    def _views(self, item: Item, draw: np.random.Generator) -> list[npt.NDArray[np.float32]]:
+        speech_N = augment_speech(self._phrase(item, draw) if item else self._noise(draw), self.augment, draw)
         hop = draw_hop(self.augment, draw)
-        mel_TF = mask_mel(log_mel(add_hiss(waveform_N, self.features), self.features, hop), self.augment, draw)
-        return normalise(mfcc(mel_TF, self.features), self.features)
+        views = []
+        for _ in range(self.config.views):
+            waveform_N = add_hiss(augment_channel(speech_N, self.augment, self.sounds, draw), self.features)
+            mel_TF = mask_mel(log_mel(waveform_N, self.features, hop), self.augment, draw)
+            views.append(normalise(mfcc(mel_TF, self.features), self.features))
+        return views
 
     def _phrase(self, item: Item, draw: np.random.Generator) -> Waveform:
         if len(item) == 1:

@@ -49,7 +49,8 @@ class ScheduleConfig:
 
     The learning rate climbs for `warmup_steps`, stays, and falls linearly to zero over the last `decay_steps`.
     The CTC head learns alone for `ctc_only_steps`; then the decoder joins, and the CTC share of the loss falls
-    from 1 to `ctc_weight` over `join_steps`.
+    from 1 to `ctc_weight` over `join_steps`. `consistency` is what it costs when the CTC head reads two views of an
+    utterance differently (`data.views` is 2 then).
     """
 
     n_steps: int = 10_000
@@ -59,6 +60,7 @@ class ScheduleConfig:
     ctc_only_steps: int = 2_000
     join_steps: int = 1_000
     ctc_weight: float = 0.3
+    consistency: float = 0.0
     label_smoothing: float = 0.1
     weight_decay: float = 1e-2
     clip: float = 1.0
@@ -85,6 +87,8 @@ class TrainConfig:
     max_dev_utterances: int = 300
 
     def __post_init__(self) -> None:
+        if self.schedule.consistency and self.data.views != 2:
+            raise ConfigError("schedule.consistency compares two views of an utterance; set data.views=2")
         for name in ("evaluate_every", "save_every", "log_every", "keep_best", "max_dev_utterances"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is 1 or more, not {getattr(self, name)}")
@@ -103,20 +107,40 @@ def ctc_share(step: int, schedule: ScheduleConfig) -> float:
     return 1.0 - (1.0 - schedule.ctc_weight) * min(1.0, max(0.0, joined))
 
 
-def joint_loss(
-    model: SpeechTransformer, batch: Batch, ctc_weight: float, label_smoothing: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the weighted CTC and attention loss (Watanabe et al. 2017, equation 8) and both parts.
+def disagreement(log_probs_MBV: Tensor, mask_BM: Tensor, tokens_B: Tensor) -> Tensor:
+    """Return how differently the CTC head reads two views of the same utterances, in nats a token.
 
-    The CTC part is per token; an utterance too short for its text counts as zero. At `ctc_weight` 1 the
-    decoder does not run.
+    The first half of the batch is one view, the second half the other (CR-CTC, Yao et al. 2025, equation 4): each
+    view's distribution at each position is drawn towards the other's, which is held still.
+    """
+    one, other = log_probs_MBV.chunk(2, dim=1)
+
+    def towards(fixed: Tensor, moving: Tensor) -> Tensor:
+        return functional.kl_div(moving, fixed.detach(), reduction="none", log_target=True).sum(-1)
+
+    differences_MB = (towards(one, other) + towards(other, one)) / 2 * mask_BM.T.chunk(2, dim=1)[0]
+    return (differences_MB.sum(0) / tokens_B.chunk(2)[0].clamp(min=1)).mean()
+
+
+def joint_loss(
+    model: SpeechTransformer, batch: Batch, ctc_weight: float, label_smoothing: float, consistency: float = 0.0
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the weighted CTC and attention loss (Watanabe et al. 2017, equation 8) and its parts.
+
+    The CTC part is per token; an utterance too short for its text counts as zero. `consistency` times the
+    disagreement of two views is added to it. At `ctc_weight` 1 the decoder does not run.
     """
     memory_BMD, mask_BM = model.encode(batch.features_BTC, batch.frames_B)
     log_probs_MBV = model.ctc_logits(memory_BMD).float().log_softmax(-1).transpose(0, 1)
     targets_BL = batch.tokens_BL[:, 1:-1]
     ctc = functional.ctc_loss(log_probs_MBV, targets_BL, mask_BM.sum(1), batch.tokens_B, blank=PAD, zero_infinity=True)
+    parts = {"ctc": float(ctc.detach())}
+    if consistency:
+        differs = disagreement(log_probs_MBV, mask_BM, batch.tokens_B)
+        parts["disagreement"] = float(differs.detach())
+        ctc = ctc + consistency * differs
     if ctc_weight == 1.0:
-        return ctc, {"ctc": float(ctc.detach())}
+        return ctc, parts
     logits_BLV, _ = model.decode(batch.tokens_BL[:, :-1], model.start_decoding(memory_BMD, mask_BM))
     attention = functional.cross_entropy(
         logits_BLV.float().flatten(0, 1),
@@ -124,7 +148,7 @@ def joint_loss(
         ignore_index=PAD,
         label_smoothing=label_smoothing,
     )
-    parts = {"ctc": float(ctc.detach()), "attention": float(attention.detach())}
+    parts["attention"] = float(attention.detach())
     return ctc_weight * ctc + (1 - ctc_weight) * attention, parts
 
 
@@ -238,7 +262,9 @@ class Trainer:
         with torch.autocast(
             self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
-            loss, parts = joint_loss(model, batch, ctc_share(self.step, schedule), schedule.label_smoothing)
+            loss, parts = joint_loss(
+                model, batch, ctc_share(self.step, schedule), schedule.label_smoothing, schedule.consistency
+            )
         loss.backward()
         self.world.average(weight.grad for weight in model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))

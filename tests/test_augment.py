@@ -14,7 +14,8 @@ from speechformer.augment import (
     Sounds,
     add_noise,
     add_room,
-    augment_waveform,
+    augment_channel,
+    augment_speech,
     change_speed,
     clip_peaks,
     compress_mu_law,
@@ -54,6 +55,10 @@ def masked_cells(
     mel_TF = np.random.default_rng(1).standard_normal(size).astype(np.float32)
     draw = np.random.default_rng(2)
     return np.array([mask_mel(mel_TF, config, draw) != mel_TF for _ in range(n_draws)])
+
+
+def augmented(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator) -> Waveform:
+    return augment_channel(augment_speech(waveform_N, config, draw), config, sounds, draw)
 
 
 def test_band_masks_hit_every_band_equally() -> None:
@@ -194,7 +199,7 @@ def test_babble_is_of_so_many_equally_loud_voices() -> None:
 def test_babble_has_the_share_of_the_noises_that_is_set() -> None:
     sounds = Sounds(SOUNDS.noises, (), [np.full(1000, 1000, np.int16)])  # a voice that is a constant
     draw, config = np.random.default_rng(0), AugmentConfig(noise=1, babble=0.3, snr_db=(-40, -40), clip=0, mu_law=0)
-    made = [augment_waveform(tone(500, 800), config, sounds, draw)[400:] for _ in range(300)]
+    made = [augmented(tone(500, 800), config, sounds, draw)[400:] for _ in range(300)]
     constant = [abs(waveform_N.mean()) > 0.9 * rms(waveform_N) for waveform_N in made]
     assert np.mean(constant) == pytest.approx(0.3, abs=0.08)
 
@@ -214,9 +219,7 @@ def test_clipping_and_mu_law_do_to_a_tone_what_they_are_said_to() -> None:
 def test_augmentation_is_a_function_of_its_seed() -> None:
     speech_N = tone(500, 4000)
     before_N = speech_N.copy()
-    first, again, other = (
-        augment_waveform(speech_N, EVERYTHING, SOUNDS, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (augmented(speech_N, EVERYTHING, SOUNDS, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first[:1000], other[:1000])
     assert np.array_equal(speech_N, before_N)
@@ -231,7 +234,7 @@ def test_masking_is_a_function_of_its_seed_and_draws_from_no_other() -> None:
 
 def test_levels_lie_in_the_range_that_is_set() -> None:
     draw = np.random.default_rng(0)
-    peaks = [np.abs(augment_waveform(tone(500, 2000), EVERYTHING, SOUNDS, draw)).max() for _ in range(100)]
+    peaks = [np.abs(augmented(tone(500, 2000), EVERYTHING, SOUNDS, draw)).max() for _ in range(100)]
     levels = 20 * np.log10(peaks)
     assert levels.min() == pytest.approx(-30, abs=2)
     assert levels.max() == pytest.approx(0, abs=2)
@@ -248,7 +251,7 @@ def test_probabilities_are_kept() -> None:
 
     noises, rooms, draw = Counting(SOUNDS.noises), Counting(SOUNDS.rooms), np.random.default_rng(0)
     for _ in range(400):
-        augment_waveform(tone(500, 800), AugmentConfig(room=0.3, noise=0.6), Sounds(noises, rooms), draw)
+        augmented(tone(500, 800), AugmentConfig(room=0.3, noise=0.6), Sounds(noises, rooms), draw)
     assert noises.n / 400 == pytest.approx(0.6, abs=0.1)
     assert rooms.n / 400 == pytest.approx(0.3, abs=0.1)
 
@@ -258,6 +261,6 @@ def test_digital_silence_stays_finite(n_samples: int) -> None:
     draw = np.random.default_rng(0)
     for i in range(20):
         config = replace(EVERYTHING, pad_s=0.3 * (i % 2))
-        waveform_N = augment_waveform(np.zeros(n_samples, np.float32), config, SOUNDS, draw)
+        waveform_N = augmented(np.zeros(n_samples, np.float32), config, SOUNDS, draw)
         assert np.isfinite(waveform_N).all()
         assert np.isfinite(extract(waveform_N, FeatureConfig())).all()

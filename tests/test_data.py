@@ -223,6 +223,28 @@ def test_an_utterance_is_augmented_anew_in_every_epoch(make_set: MakeSet) -> Non
     assert len(lengths) == 5
 
 
+def test_views_say_the_same_at_the_same_times_and_sound_otherwise(make_set: MakeSet) -> None:
+    training_set = make_set(times=20, views=2, phrase_share=0.3, batch_s=12)
+    for number, items in enumerate(training_set.plan(0)):
+        batch = training_set[0, number]
+        assert max(map(training_set._seconds, items)) * 2 * len(items) <= 12
+        assert len(batch.frames_B) == 2 * len(items)
+        for part in (batch.frames_B, batch.tokens_B, batch.tokens_BL):
+            assert torch.equal(*part.chunk(2))
+        one, other = batch.features_BTC.chunk(2)
+        assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_views_of_one_channel_are_one(make_set: MakeSet) -> None:
+    draw = np.random.default_rng(3)
+    augment = AugmentConfig(room=0, noise=0, clip=0, mu_law=0, band_limit=0, time_masks=0, band_masks=0)
+    training_set = make_set(augment=augment, views=2)
+    loud = next(item for batch in training_set.plan(0) for item in batch if item)
+    one, other = training_set._views(loud, draw)
+    # What is left is gain, which features do not know, and hiss far under the speech.
+    assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()
+
+
 def test_a_loader_can_start_anywhere(make_set: MakeSet) -> None:
     training_set = make_set()
     everything, rest = list(training_set.loader(1)), list(training_set.loader(1, start=3))

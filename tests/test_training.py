@@ -35,6 +35,7 @@ from speechformer.training import (
     Trainer,
     average_weights,
     ctc_share,
+    disagreement,
     joint_loss,
     learning_rate,
     measure_features,
@@ -238,6 +239,41 @@ def test_the_loss_of_a_batch_is_made_of_its_utterances(make_model: Callable[...,
     assert parts["ctc"] == pytest.approx((first["ctc"] + second["ctc"]) / 2, rel=1e-5)
     assert parts["attention"] == pytest.approx((4 * first["attention"] + 2 * second["attention"]) / 6, rel=1e-5)
     assert float(whole.detach()) == pytest.approx(0.3 * parts["ctc"] + 0.7 * parts["attention"], rel=1e-5)
+
+
+def two_views(log_probs_MBV: Tensor) -> Tensor:
+    return disagreement(log_probs_MBV, torch.ones(log_probs_MBV.shape[1::-1], dtype=torch.bool), torch.tensor([2, 2]))
+
+
+def test_views_that_are_read_alike_cost_nothing_and_others_are_drawn_together() -> None:
+    logits_MBV = torch.randn(7, 2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert float(two_views(logits_MBV.detach()[:, :1].expand(-1, 2, -1).log_softmax(-1))) == 0
+    loss = two_views(logits_MBV.log_softmax(-1))
+    one, other = logits_MBV.detach().log_softmax(-1).unbind(1)
+    symmetric = ((one.exp() - other.exp()) * (one - other)).sum() / 2
+    assert float(loss.detach()) == pytest.approx(float(symmetric) / 2, rel=1e-5)
+    loss.backward()
+    assert logits_MBV.grad is not None
+    # The gradient of a cross-entropy against a fixed target: towards the other's distribution.
+    assert torch.allclose(logits_MBV.grad[:, 0] * 4, one.exp() - other.exp(), atol=1e-5)
+
+
+def test_positions_past_the_end_are_not_compared() -> None:
+    log_probs_MBV = torch.randn(7, 2, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    mask_BM = torch.arange(7).expand(2, 7) < 4
+    assert torch.equal(disagreement(log_probs_MBV, mask_BM, torch.tensor([2, 2])), two_views(log_probs_MBV[:4]))
+
+
+def test_consistency_is_a_part_of_the_loss_and_needs_two_views(make_model: Callable[..., SpeechTransformer]) -> None:
+    model, batch = make_model(), a_batch()
+    batch = replace(batch, tokens_BL=batch.tokens_BL[:1].expand(2, -1), tokens_B=batch.tokens_B[:1].expand(2))
+    batch = replace(batch, frames_B=batch.frames_B[:1].expand(2))
+    without, _ = joint_loss(model, batch, 0.3, 0.0)
+    whole, parts = joint_loss(model, batch, 0.3, 0.0, consistency=0.5)
+    assert parts["disagreement"] > 0
+    assert float((whole - without).detach()) == pytest.approx(0.3 * 0.5 * parts["disagreement"], rel=1e-4)
+    with pytest.raises(ConfigError, match=r"data\.views=2"):
+        TrainConfig(schedule=ScheduleConfig(consistency=0.2))
 
 
 def test_the_decoder_gets_no_gradient_while_the_ctc_head_learns_alone(
