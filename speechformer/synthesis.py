@@ -56,9 +56,10 @@ WEAK_FORMS = {
     "with": ("w ax dh", "w ih dh", "w ih dh", "w ih th", "w ih"), "you": ("y ax", "y ax", "y uw"),
     "your": ("y ax", "y ax r", "y ao r"),
 }  # fmt: skip
+# A t at the end of a word is seldom released in fluent speech: a glottal stop ("q" in TIMIT's phones) is what is left.
 ESPEAK_PHONES = {
     "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ay": "aI", "dh": "D", "eh": "E", "er": "3:", "hh": "h",
-    "ih": "I", "iy": "i:", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
+    "ih": "I", "iy": "i:", "q": "?", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
 }  # fmt: skip
 FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ih", "iy", "uh", "uw")
 
@@ -80,25 +81,34 @@ class Voice:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to be spoken by a voice into a file; `reduced`: with function words as fluent speakers say them."""
+    """A text to be spoken by a voice into a file.
+
+    `reduced`: with function words as fluent speakers say them; `glottal` (espeak-ng only): two of three of their last
+    t's too.
+    """
 
     text: str
     voice: Voice
     path: Path
     reduced: bool = False
+    glottal: bool = False
 
     @classmethod
-    def within(cls, folder: Path, text: str, voice: Voice, reduced: bool = False) -> Request:
+    def within(cls, folder: Path, text: str, voice: Voice, reduced: bool = False, glottal: bool = False) -> Request:
         """Name the file by what is said and how, so that no other speech is ever taken for it."""
-        said = (text, voice, "reduced") if reduced else (text, voice)
-        key = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
-        return cls(text, voice, folder / key[:2] / f"{key}.flac", reduced)
+        how = [name for name, wanted in (("reduced", reduced), ("glottal", glottal)) if wanted]
+        key = hashlib.sha256(repr((text, voice, *how)).encode()).hexdigest()[:16]
+        return cls(text, voice, folder / key[:2] / f"{key}.flac", reduced, glottal)
 
     def pronunciations(self) -> dict[str, list[str]]:
         """Return the phones of its function words, drawn from `WEAK_FORMS`, the same every time."""
         draw = random.Random(self.path.name)
         words = dict.fromkeys(self.text.split()) if self.reduced else ()
-        return {word: draw.choice(WEAK_FORMS[word]).split() for word in words if word in WEAK_FORMS}
+        phones = {word: draw.choice(WEAK_FORMS[word]).split() for word in words if word in WEAK_FORMS}
+        for said in phones.values() if self.glottal else ():
+            if said[-1] == "t" and draw.random() < 2 / 3:
+                said[-1] = "q"
+        return phones
 
 
 def require(engines: Collection[str]) -> None:

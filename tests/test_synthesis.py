@@ -73,6 +73,33 @@ def test_reduced_speech_has_other_vowels(engine: str, tmp_path: Path) -> None:
     assert 0.5 * len(full_N) < len(reduced_N) < len(full_N)  # weak vowels are short
 
 
+def test_a_last_t_is_mostly_unreleased_where_speech_is_glottal(tmp_path: Path) -> None:
+    voice = VOICES["espeak"]
+    texts = [f"at it that {i}" for i in range(100)]
+    plain, glottal = (
+        [Request.within(tmp_path, text, voice, True, wanted) for text in texts] for wanted in (False, True)
+    )
+    assert not {request.path for request in plain} & {request.path for request in glottal}
+    assert {phones[-1] for request in plain for phones in request.pronunciations().values()} == {"t"}
+    last = [phones[-1] for request in glottal for phones in request.pronunciations().values()]
+    assert set(last) == {"t", "q"}
+    assert last.count("q") / len(last) == pytest.approx(2 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize("engine", [pytest.param("espeak", marks=needs("espeak"))])
+def test_an_unreleased_t_has_no_hiss(engine: str, tmp_path: Path) -> None:
+    drawn = (Request("at", VOICES[engine], tmp_path / f"{i}.flac", True, True) for i in range(100))
+    said = {tuple(request.pronunciations()["at"]): request for request in drawn}
+    requests = [said["ax", "t"], said["ax", "q"]]
+    assert len(list(synthesise(requests))) == 2
+    hisses = []
+    for request in requests:
+        power_F = np.abs(np.fft.rfft(load_audio(request.path))) ** 2
+        hertz_F = np.linspace(0, 8_000, len(power_F))
+        hisses.append(power_F[hertz_F > 4_000].sum() / power_F.sum())
+    assert hisses[1] < hisses[0] / 3
+
+
 def test_every_phone_of_a_weak_form_is_known_to_espeak() -> None:
     phones = {phone for forms in WEAK_FORMS.values() for form in forms for phone in form.split()}
     assert all(len(ESPEAK_PHONES.get(phone, phone)) == 1 or phone in ESPEAK_PHONES for phone in phones)
