@@ -35,6 +35,31 @@ def test_every_piece_is_its_own() -> None:
     assert [TRAINED.split(piece) for piece in TRAINED.pieces(range(len(TRAINED)))] == [[i] for i in range(len(TRAINED))]
 
 
+WIDER = TRAINED.with_words(["with", "seven", "q", "the", "on"])
+
+
+@pytest.mark.parametrize("word", ["with", "seven", "q", "on"])
+def test_a_word_of_its_own_is_one_piece(word: str) -> None:
+    assert WIDER.pieces(WIDER.encode(f"go {word} {word}"))[-2:] == ["▁" + word] * 2
+
+
+def test_what_was_a_piece_keeps_its_id() -> None:
+    old = TRAINED.pieces(range(len(TRAINED)))
+    assert WIDER.pieces(range(len(TRAINED))) == old
+    assert len(WIDER) == len(TRAINED) + len({"▁with", "▁seven", "▁q", "▁the", "▁on"} - set(old))
+    assert len(WIDER.with_words(["with", "On"])) == len(WIDER)
+
+
+@given(
+    st.text(alphabet=ALPHABET + " ")
+    | st.lists(st.sampled_from(["with", "without", "sevenths", "on", "q"])).map(" ".join)
+)
+def test_words_of_their_own_can_be_read_back_in_any_text(text: str) -> None:
+    ids = WIDER.encode(text)
+    assert WIDER.decode(ids) == normalise(text)
+    assert UNK not in ids
+
+
 @given(st.text())
 def test_decoding_undoes_encoding_of_anything_that_can_be_typed(text: str) -> None:
     assert TRAINED.decode(TRAINED.encode(text)) == normalise(text)

@@ -29,6 +29,12 @@ from speechformer.tokenizer import Tokenizer, normalise
 DEV_VOICES = ("espeak_en-us+f2", "espeak_en-gb+m3")
 N_DEV_SYNTHETIC = 300
 
+# Said in passing or in strings, so a piece each, as "the" and "in" have by their number.
+WHOLE_WORDS = (
+    *texts.DIGITS, *texts.LETTERS,
+    *"are but by could from had has have his not should some that there this was were will would with your".split(),
+)  # fmt: skip
+
 Row = dict[str, Any]
 
 
@@ -93,7 +99,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic2", type=int, default=10_000, help="moves, codes and long sentences (10000)")
     parser.add_argument("--synthetic3", type=int, default=10_000, help="fast, with weak forms (10000)")
     parser.add_argument("--synthetic4", type=int, default=5_000, help="the same, the t of at and it unreleased (5000)")
-    parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
+    parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces before WHOLE_WORDS (128)")
     parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
@@ -146,8 +152,8 @@ def read_texts(folder: Path) -> list[str]:
 
 
 def prepare_tokenizer(lines: list[str], out: Path, vocab_size: int) -> None:
-    """Train the BPE model and keep its text."""
-    tokenizer = Tokenizer.train(lines, vocab_size)
+    """Train the BPE model, give the words of `WHOLE_WORDS` a piece each, and keep the text."""
+    tokenizer = Tokenizer.train(lines, vocab_size).with_words(WHOLE_WORDS)
     tokenizer.save(out / "tokenizer.model")
     (out / "text.txt").write_text("\n".join(lines) + "\n", "utf-8")
     print(f"tokenizer: {len(tokenizer)} pieces from {len(lines)} texts")

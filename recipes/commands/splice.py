@@ -184,11 +184,22 @@ def changed(
     anywhere: dict[str, list[SpokenWord]],
     draw: random.Random,
 ) -> list[SpokenWord]:
-    """Replace about a third of the words by any others."""
+    """Replace about a third of the words by any others, and half of the function words by other function words.
+
+    Those are said in passing, and what usually comes next gives away more of them than the sound does.
+    """
     own = by_speaker[words[0].speaker]
     source = own if len(own) > 30 else anywhere
     choices = list(source)
-    return [draw.choice(source[draw.choice(choices)]) if draw.random() < 0.3 else word for word in words]
+    small = [text for text in choices if text in WEAK_FORMS] or choices
+
+    def other(word: SpokenWord) -> SpokenWord:
+        passing = word.text in WEAK_FORMS
+        if draw.random() >= (0.5 if passing else 0.3):
+            return word
+        return draw.choice(source[draw.choice(small if passing else choices)])
+
+    return [other(word) for word in words]
 
 
 def fluent(words: Sequence[SpokenWord], draw: random.Random) -> list[SpokenWord]:
