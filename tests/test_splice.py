@@ -83,3 +83,16 @@ def test_sentences_are_of_words_that_were_said_and_by_one_speaker_where_that_can
             assert {word.speaker for word in words} <= {"ann", "bob"}
     composed = [words for words in found if [word.text for word in words] == ["go", "to", "the", "left"]]
     assert any({word.speaker for word in words} == {"bob"} for words in composed)
+
+
+def test_function_words_are_exchanged_among_themselves(recipe: ModuleType) -> None:
+    own = {
+        text: [recipe.SpokenWord(text, "a", TONE_N)] for text in ("at", "in", "with", *map("word{}".format, range(40)))
+    }
+    words = [own[text][0] for text in ("word1", "at", "word2", "in", "word3")]
+    draw = random.Random(1)
+    heard = [recipe.changed(words, {"a": own}, own, draw) for _ in range(300)]
+    passing = [said[1].text for said in heard]
+    assert set(passing) == {"at", "in", "with"}
+    assert 0.5 < passing.count("at") / len(passing) < 0.8
+    assert 0.2 < sum(said[2].text != "word2" for said in heard) / len(heard) < 0.4

@@ -1,0 +1,320 @@
+"""Measure a model and write its figures where they are told: the README, this recipe's, and the model card.
+
+    python recipes/commands/report.py measure figures --data data/commands --noise DIR/noise/noisekun --peers
+    python recipes/commands/report.py write figures
+
+`measure` keeps what `speechformer evaluate --format json` prints, one file a command in the folder `figures`, and goes
+on where it was stopped; `write` replaces the blocks between `<!-- figures: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from speechformer.files import replace_file
+
+ROOT = Path(__file__).parents[2]
+CARD = Path("speechformer/pretrained/commands-en/MODEL_CARD.md")
+RECIPE = Path("recipes/commands/README.md")
+PEOPLE = {
+    "speech_commands": "single command words",
+    "an4": "spelling, numbers, control words",
+    "fsdd": "digits, cut tight, 8 kHz",
+    "speechocean762": "sentences, Mandarin accents, half children",
+    "grid": "command grammar, its speaker never trained on",
+    "kathleen": "sentences",
+    "ljspeech": "prose",
+    "common_voice": "sentences",
+    "moonshine_alnum": "single letters and digits",
+}
+GRAMMARS = {
+    "speech_commands": (ROOT / "recipes/commands/grammars/speech_commands.txt", "speech_commands, 30 words"),
+    "fsdd": (ROOT / "assets/commands/digits.yaml", "digit strings (fsdd, and speechocean762's)"),
+    "an4": (ROOT / "recipes/commands/grammars/an4.yaml", "an4"),
+    "grid": (ROOT / "recipes/commands/grammars/grid.yaml", "grid"),
+}
+STRANGERS = ("speechocean762", "common_voice", "kathleen", "ljspeech")
+QUIET = (GRAMMARS["speech_commands"][0], ROOT / "assets/commands/home.yaml", ROOT / "assets/commands/computer.yaml")
+SNRS_DB = (18, 12, 6)
+PROGRAMS = {
+    "pocketsphinx": "PocketSphinx",
+    "speechformer": "speechformer, one by one",
+    "speechformer in batches": "speechformer, in batches",
+}
+
+Figures = dict[str, Any]
+
+
+def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """Yield every command and the name of the file that keeps what it prints."""
+    python, test = sys.executable, args.data / "test"
+    model = ["--model", args.model] if args.model else []
+    evaluate = [python, "-m", "speechformer", "evaluate", "--format", "json", "--worst", "0", *model]
+    yield "calibration", [python, str(ROOT / "recipes/commands/calibrate.py"), args.model or "commands-en",
+                          "--data", str(args.data)]  # fmt: skip
+    for split in ("dev", "test"):
+        for manifest in sorted((args.data / split).glob("[!_.]*.jsonl")):
+            yield f"{split} {manifest.stem}", [*evaluate, str(manifest)]
+    for name, (grammar, _) in GRAMMARS.items():
+        inside, own = [*evaluate, "--commands", str(grammar)], str(test / f"{name}.jsonl")
+        yield f"commands {name}", [*inside, own, *(str(test / f"{other}.jsonl") for other in STRANGERS)]
+        ratios = ",".join(map(str, SNRS_DB))
+        yield f"noise {name}", [*inside, own, "--noise", str(args.noise), "--snr", ratios]
+    sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
+    for grammar in QUIET:
+        yield f"quiet {grammar.stem}", [*evaluate, "--commands", str(grammar), *sounds]
+    if args.peers:
+        yield "peers", [python, str(ROOT / "tests/benchmarks/against_pocketsphinx.py"), str(test), *model,
+                        "--n", "120", "--corpora", "grid", "speech_commands", "fsdd"]  # fmt: skip
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Run what has not been run and keep what it prints."""
+    args.figures.mkdir(parents=True, exist_ok=True)
+    for name, command in track(list(commands(args)), "measuring"):
+        path = args.figures / f"{name}.out"
+        if path.exists():
+            continue
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if run.returncode:
+            print(f"report: {name}: status {run.returncode} of: {' '.join(command)}", file=sys.stderr)
+            return 1
+        replace_file(path, lambda unfinished, text=run.stdout: unfinished.write_text(text, "utf-8"))
+    return 0
+
+
+class Report:
+    """Makes the blocks of what was measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.blocks: dict[str, Callable[[], list[str]]] = {
+            "people": self.people, "command sets": self.command_sets, "dev": lambda: self.split("dev"),
+            "test": lambda: self.split("test"), "calibration": self.calibration, "trials": self.trials,
+            "risk": self.risk, "risk graph": self.risk_graph, "noise": self.noise, "quiet": self.quiet,
+            "peers": self.peers, "believed": self.believed,
+        }  # fmt: skip
+
+    def read(self, name: str) -> Any:
+        """Return what a command printed."""
+        return json.loads((self.folder / f"{name}.out").read_text("utf-8"))
+
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.out").exists()
+
+    def inside(self, kind: str, condition: str = "clean") -> dict[str, Figures]:
+        return {name: self.read(f"{kind} {name}")[condition] for name in GRAMMARS}
+
+    def people(self) -> list[str]:
+        rows = []
+        for name, what in PEOPLE.items():
+            rates = [self.read(f"{split} {name}") if self.has(f"{split} {name}") else None for split in ("dev", "test")]
+            cells = (
+                f"{percent(one['wer'])} ({interval(one['wer_low'], one['wer_high'])})" if one else "" for one in rates
+            )
+            rows.append((f"{name} ({what})", *cells))
+        return table(("real people", "dev WER % (95 %)", "test WER % (95 %)"), rows)
+
+    def command_sets(self) -> list[str]:
+        names = ("the 30 words of speech_commands", "digit strings (fsdd)",
+                 "an4: spelling, numbers, dates, control words", "grid sentences")  # fmt: skip
+        rows = [
+            (name, percent(one["accuracy"]), percent(one["other_speech_refused"]))
+            for name, one in zip(names, self.inside("commands").values(), strict=True)
+        ]
+        return table(("command set", "right and accepted, %", "speech outside it that is refused, %"), rows)
+
+    def split(self, split: str) -> list[str]:
+        found = [(name, self.read(f"{split} {name}")) for name in PEOPLE if self.has(f"{split} {name}")]
+        rows = [
+            (name, one["n_utterances"], percent(one["wer"]), interval(one["wer_low"], one["wer_high"]),
+             percent(one["cer"]), percent(one["sentence_accuracy"]))
+            for name, one in found
+        ]  # fmt: skip
+        lines = table(("corpus", "utterances", "WER %", "95 % interval", "CER %", "sentences right %"), rows)
+        if split == "dev":
+            mean = sum(one["wer"] for _, one in found) / len(found)
+            synthetic = percent(self.read("dev synthetic")["wer"])
+            lines += [
+                "",
+                f"Mean of these: {percent(mean)} %. Synthetic dev speech, for comparison only: {synthetic} %.",
+            ]
+        return lines
+
+    def printed_calibration(self) -> tuple[dict[str, tuple[str, ...]], str]:
+        text = (self.folder / "calibration.out").read_text("utf-8")
+        heads = re.findall(r"^(\w+): (\d+) samples, ([\d.]+) true, .* ([\d.]+)$", text, re.MULTILINE)
+        groups = re.findall(r"^([\w ]+): (\d+), refused ([\d.]+)$", text, re.MULTILINE)
+        found = {row[0]: tuple(row[1:]) for row in (*heads, *groups)}
+        return found, re.findall(r"confidence of ([\d.]+)", text)[0]
+
+    def calibration(self) -> list[str]:
+        found, least = self.printed_calibration()
+        among = {"speech": "speech", "command": "command, of what is speech", "right": "right, of what is a command"}
+        heads = [(what, f"{int(found[name][0]):,}", f"{100 * float(found[name][1]):.0f} %", found[name][2])
+                 for name, what in among.items()]  # fmt: skip
+        groups = [
+            (name, f"{int(row[0]):,}", f"{percent(float(row[1]))} %") for name, row in found.items() if len(row) == 2
+        ]
+        return [
+            *table(("head", "recordings", "true", "calibration error"), heads), "",
+            *table((f"accepted from a confidence of {least} on", "recordings", "refused"), groups),
+        ]  # fmt: skip
+
+    def believed(self) -> list[str]:
+        found, least = self.printed_calibration()
+        errors = ", ".join(f"{found[name][2]} ({name})" for name in ("speech", "command", "right"))
+        refused = ", ".join(f"{name} {percent(float(row[1]))} %" for name, row in found.items() if len(row) == 2)
+        tested = ", ".join(f"{one['calibration_error']:.3f} ({name})" for name, one in self.inside("commands").items())
+        return [
+            f"Fitted on {int(found['speech'][0]):,} recordings; with answers accepted from a confidence of {least} on,",
+            f"refused are of those: {refused}.",
+            f"Calibration error on speakers that a regression was not fitted on: {errors}.",
+            f"On test speakers, each corpus in its own grammar: {tested}.",
+        ]
+
+    def trials(self) -> list[str]:
+        rows = [
+            (GRAMMARS[name][1], f"{one['commands_n']:,}",
+             f"{percent(one['accuracy'])} ({interval(*one['accuracy_interval'])})",
+             percent(one["accuracy_without_refusal"]), percent(one["word_error_rate"]), percent(one["right_refused"]),
+             percent(one["wrong_accepted"]), f"{percent(one['other_speech_refused'])} ({one['other_speech_n']})",
+             f"{one['calibration_error']:.3f}")
+            for name, one in self.inside("commands").items()
+        ]  # fmt: skip
+        head = (
+            "grammar", "commands", "right and accepted, % (95 %)", "right, were none refused, %", "word errors, %",
+            "right ones refused, %", "wrong and accepted, %", "other speech refused, % (of)", "calibration error",
+        )  # fmt: skip
+        parts = list(self.inside("commands").values())
+        outright = ("no_speech", "not_a_command")
+        right, others = (
+            " / ".join(percent(sum(one[key].get(status, 0.0) for status in outright)) for one in parts)
+            for key in ("right_refused_as", "other_speech_refused_as")
+        )
+        return [
+            *table(head, rows), "",
+            'Refused counts `unsure` ("did you mean …?", with the best ones named) with the rest. Without it,',
+            f"the right ones refused are {right} %, and of the other speech",
+            f"{others} % are called no command or no speech.",
+        ]  # fmt: skip
+
+    def risk(self) -> list[str]:
+        parts = self.inside("commands")
+        rows = [
+            (f"{share} %", *(percent(one["risk_at_coverage"][str(share)]) for one in parts.values()))
+            for share in (50, 80, 90, 95, 100)
+        ]
+        return table(("of the answers", *(GRAMMARS[name][1] for name in parts)), rows)
+
+    def risk_graph(self) -> list[str]:
+        risks = [
+            [percent(risk) for risk in one["risk_at_coverage"].values()] for one in self.inside("commands").values()
+        ]
+        top = int(max(float(risk) for line in risks for risk in line)) + 1
+        return [
+            "```mermaid", "xychart-beta", '    title "Risk and coverage: speech_commands, digits, an4, grid"',
+            '    x-axis "answered, %" [50, 80, 90, 95, 100]', f'    y-axis "wrong, %" 0 --> {top}',
+            *(f"    line [{', '.join(line)}]" for line in risks), "```",
+        ]  # fmt: skip
+
+    def noise(self) -> list[str]:
+        conditions = ("clean", *(f"{snr} dB" for snr in SNRS_DB))
+        found = {name: self.read(f"noise {name}") for name in GRAMMARS}
+        rows = [
+            (GRAMMARS[name][1].partition(" (")[0],
+             *(f"{percent(one[where]['accuracy'])} · {percent(one[where]['word_error_rate'])}" for where in conditions))
+            for name, one in found.items()
+        ]  # fmt: skip
+        return table(("grammar", *conditions), rows)
+
+    def quiet(self) -> list[str]:
+        rows = []
+        for grammar in QUIET:
+            one = self.read(f"quiet {grammar.stem}")["clean"]
+            accepts = one["no_speech_false_accepts_per_hour"] * one["no_speech_hours"]
+            rows.append((f"`{grammar.name}`", one["no_speech_n"], f"{one['no_speech_hours']:.2f}", round(accepts),
+                         one["no_speech_words"]))  # fmt: skip
+        return table(("command set", "recordings", "hours", "false accepts", "words written"), rows)
+
+    def peers(self) -> list[str]:
+        lines = (self.folder / "peers.out").read_text("utf-8").splitlines()
+        rows, last = [], ""
+        for one in map(json.loads, lines):
+            name = GRAMMARS[one["corpus"]][1].partition(",")[0] if one["corpus"] != last else ""
+            rows.append(
+                (name, PROGRAMS[one["program"]], one["wer"], one["sentences_right"], f"{one['times_real_time']:.0f}")
+            )
+            last = one["corpus"]
+        return table(("grammar", "", "word errors, %", "sentences right, %", "times real time"), rows)
+
+    def fill(self, text: str) -> str:
+        """Return a page with its blocks replaced; those whose figures were not measured stay."""
+
+        def made(match: re.Match[str]) -> str:
+            try:
+                lines = self.blocks[match[2]]()
+            except FileNotFoundError as error:
+                print(f"report: {match[2]} stays: {error.filename} was not measured", file=sys.stderr)
+                return match[0]
+            return "\n".join((match[1], *lines, "<!-- end -->"))
+
+        return re.sub(r"(<!-- figures: ([\w ]+) -->)\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+
+def write(args: argparse.Namespace) -> int:
+    """Replace the blocks of every page."""
+    report = Report(args.figures)
+    for page in (Path("README.md"), RECIPE, CARD):
+        text = report.fill((ROOT / page).read_text("utf-8"))
+        replace_file(ROOT / page, lambda path, new=text: path.write_text(new, "utf-8"))
+    return 0
+
+
+def percent(share: float) -> str:
+    """Write a share in percent."""
+    return f"{100 * share:.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    """Write the ends of an interval of shares in percent."""
+    return f"{percent(low)}–{percent(high)}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Write a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [
+        "| " + " | ".join(map(str, line)) + " |" if set(line) != {"---"} else "|" + "---|" * len(head) for line in lines
+    ]
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = parser.add_subparsers(required=True)
+    step = steps.add_parser("measure", help="run every evaluation")
+    step.add_argument("figures", type=Path, help="folder to keep what they print in")
+    step.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
+    step.add_argument("--noise", type=Path, required=True, help="folder of noise that was never trained on")
+    step.add_argument("--model", help="model folder or name (commands-en)")
+    step.add_argument("--peers", action="store_true", help="PocketSphinx too; it must be installed")
+    step.set_defaults(step=measure)
+    step = steps.add_parser("write", help="write the figures into the pages")
+    step.add_argument("figures", type=Path, help="what measure wrote")
+    step.set_defaults(step=write)
+    args = parser.parse_args()
+    return int(args.step(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
