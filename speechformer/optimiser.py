@@ -10,11 +10,46 @@ each does it for its share of the matrices and tells the others (ZeRO stage 1, R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from speechformer.model import SpeechTransformer
+from speechformer.model import SpeechTransformer, has_fast_bfloat16
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon in the precision that a device is fast at.
+
+    torch's own always makes steps orthogonal in bfloat16: on a CPU without instructions for that they took 4.8 s of a
+    training step's 5.8.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move the weights: momentum (Nesterov), orthogonalised, scaled to the size of AdamW's steps."""
+        for group in self.param_groups:
+            for weight in (weight for weight in group["params"] if weight.grad is not None):
+                state, momentum = self.state[weight], group["momentum"]
+                velocity = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                velocity.lerp_(weight.grad, 1 - momentum)
+                moved = weight.grad.lerp(velocity, momentum) if group["nesterov"] else velocity
+                fast = torch.bfloat16 if has_fast_bfloat16(weight.device.type) else torch.float32
+                moved = orthogonal(moved.to(fast), group["ns_coefficients"], group["ns_steps"], group["eps"])
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(moved, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+
+
+def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], n_steps: int, eps: float) -> Tensor:
+    """Return a matrix with the same singular vectors and singular values near one, by Newton-Schulz iterations."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=eps)
+    linear, cubic, quintic = coefficients
+    for _ in range(n_steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), wide, beta=linear)
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
 
 
 class Optimiser:
@@ -31,7 +66,7 @@ class Optimiser:
             (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
         settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         self.parts: tuple[torch.optim.Optimizer, ...] = (
-            _shared_muon(matrices, settings) if n_processes > 1 else torch.optim.Muon(matrices, **settings),
+            _shared_muon(matrices, settings) if n_processes > 1 else Muon(matrices, **settings),
             torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
 
@@ -65,4 +100,4 @@ class Optimiser:
 def _shared_muon(matrices: list[torch.nn.Parameter], settings: dict[str, Any]) -> torch.optim.Optimizer:
     from torch.distributed.optim import ZeroRedundancyOptimizer  # late: to import it warns, and one process has no use
 
-    return ZeroRedundancyOptimizer(matrices, torch.optim.Muon, **settings)
+    return ZeroRedundancyOptimizer(matrices, Muon, **settings)

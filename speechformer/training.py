@@ -34,7 +34,7 @@ from speechformer.evaluation import DevSet
 from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
 from speechformer.files import replace_file
 from speechformer.interrupts import on_interrupt
-from speechformer.model import SpeechTransformer
+from speechformer.model import SpeechTransformer, has_fast_bfloat16
 from speechformer.optimiser import Optimiser
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import PAD, Tokenizer
@@ -68,7 +68,10 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a run depends on. It begins with the weights of the model folder `initial`, where one is given."""
+    """Everything a run depends on. It begins with the weights of the model folder `initial`, where one is given.
+
+    `precision` auto is bfloat16 where the device is fast at it: elsewhere that takes many times as long as float32.
+    """
 
     initial: Path | None = None
     tokenizer: Path = Path("data/tokenizer.model")
@@ -79,7 +82,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     seed: int = 1
     device: str = "cpu"
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     evaluate_every: int = 1_000
     save_every: int = 250
     log_every: int = 50
@@ -190,6 +193,8 @@ class Trainer:
         self.run = run
         run.mkdir(parents=True, exist_ok=True)
         self.world = World(config.device)
+        fast = has_fast_bfloat16(self.world.device.partition(":")[0])
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast)
         torch.manual_seed(config.seed)
         tokenizer = Tokenizer.load(config.tokenizer)
         self.training_set = TrainingSet(config.data, config.augment, config.features, tokenizer, config.seed)
@@ -259,9 +264,7 @@ class Trainer:
         model, schedule = self.checkpoint.model.train(), self.config.schedule
         rate = learning_rate(self.step, schedule)
         self.optimiser.zero_grad()
-        with torch.autocast(
-            self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
+        with torch.autocast(self.world.device.partition(":")[0], torch.bfloat16, enabled=self.bf16):
             loss, parts = joint_loss(
                 model, batch, ctc_share(self.step, schedule), schedule.label_smoothing, schedule.consistency
             )

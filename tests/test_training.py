@@ -24,7 +24,7 @@ from speechformer.decoding import DecodingConfig, decode
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.features import FeatureConfig, collate, extract
 from speechformer.model import SpeechTransformer
-from speechformer.optimiser import Optimiser
+from speechformer.optimiser import Muon, Optimiser
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 from speechformer.torch_recogniser import TorchRecogniser
@@ -323,6 +323,33 @@ def small_model() -> SpeechTransformer:
     torch.manual_seed(0)
     config = ModelConfig(n_features=3, vocab_size=6, d_model=16, d_ff=32, n_heads=2, n_encoder_layers=1)
     return SpeechTransformer(replace(config, window_frames=4, stride_frames=2, dropout=0.0))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_muon_steps_as_torch_does_in_either_precision(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechformer.optimiser.has_fast_bfloat16", lambda device: fast)
+    torch.manual_seed(0)
+    first = [torch.randn(24, 96), torch.randn(96, 24), torch.randn(24, 24)]
+    ours, theirs = ([torch.nn.Parameter(weight.clone()) for weight in first] for _ in range(2))
+    settings: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    both = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimiser in both:
+            optimiser.step()
+    for one, other, weight in zip(ours, theirs, first, strict=True):
+        assert (one - other).abs().max() < 0.03 * (other - weight).abs().max()  # bfloat16 has eight bits
+    both[0].load_state_dict(both[1].state_dict())  # what torch's remembered can be taken up
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_left_where_it_is_slow(config: TrainConfig, tmp_path: Path, fast: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr("speechformer.training.has_fast_bfloat16", lambda device: fast)
+    assert Trainer(replace(config, precision="auto"), tmp_path / "auto").bf16 == fast
+    assert Trainer(replace(config, precision="bf16"), tmp_path / "bf16").bf16
+    assert not Trainer(config, tmp_path / "fp32").bf16
 
 
 def take_steps(optimiser: Optimiser, model: SpeechTransformer, world: World, batches: list[Batch], n: int) -> None:
