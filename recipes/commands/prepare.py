@@ -29,7 +29,7 @@ from speechformer.tokenizer import Tokenizer, normalise
 DEV_VOICES = ("espeak_en-us+f2", "espeak_en-gb+m3")
 N_DEV_SYNTHETIC = 300
 
-# Said in passing or in strings, so a piece each, as "the" and "in" have by their number.
+# Said in passing or in strings; a piece each, as "the" and "in" have by their number, was tried in the ninth run.
 WHOLE_WORDS = (
     *texts.DIGITS, *texts.LETTERS,
     *"are but by could from had has have his not should some that there this was were will would with your".split(),
@@ -81,7 +81,7 @@ def main() -> int:
         for kind in ("noise", "rir"):
             prepare_sounds(args.data / kind, args.out, kind)
         lines = read_texts(args.data / "text")
-        prepare_tokenizer(lines, args.out, args.vocab_size)
+        prepare_tokenizer(lines, args.out, args.vocab_size, WHOLE_WORDS if args.whole_words else ())
         for name in MIXES:
             prepare_synthetic(name, lines, args.out, getattr(args, name), args.seed, args.jobs)
     except SpeechformerError as error:
@@ -99,7 +99,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic2", type=int, default=10_000, help="moves, codes and long sentences (10000)")
     parser.add_argument("--synthetic3", type=int, default=10_000, help="fast, with weak forms (10000)")
     parser.add_argument("--synthetic4", type=int, default=5_000, help="the same, the t of at and it unreleased (5000)")
-    parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces before WHOLE_WORDS (128)")
+    parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
+    parser.add_argument(
+        "--whole-words", action="store_true", help="also one for each digit, letter and word in passing"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
@@ -151,9 +154,9 @@ def read_texts(folder: Path) -> list[str]:
     return list(dict.fromkeys(text for text in map(normalise, lines) if text))
 
 
-def prepare_tokenizer(lines: list[str], out: Path, vocab_size: int) -> None:
-    """Train the BPE model, give the words of `WHOLE_WORDS` a piece each, and keep the text."""
-    tokenizer = Tokenizer.train(lines, vocab_size).with_words(WHOLE_WORDS)
+def prepare_tokenizer(lines: list[str], out: Path, vocab_size: int, whole_words: Iterable[str] = ()) -> None:
+    """Train the BPE model, give some words a piece each, and keep the text."""
+    tokenizer = Tokenizer.train(lines, vocab_size).with_words(whole_words)
     tokenizer.save(out / "tokenizer.model")
     (out / "text.txt").write_text("\n".join(lines) + "\n", "utf-8")
     print(f"tokenizer: {len(tokenizer)} pieces from {len(lines)} texts")

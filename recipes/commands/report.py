@@ -15,6 +15,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     """Yield every command and the name of the file that keeps what it prints."""
     python, test = sys.executable, args.data / "test"
     model = ["--model", args.model] if args.model else []
-    evaluate = [python, "-m", "speechformer", "evaluate", "--format", "json", "--worst", "0", *model]
+    evaluate = [python, "-m", "speechformer", "evaluate", "--format", "json", "--worst", "0", "--threads", "1", *model]
     yield "calibration", [python, str(ROOT / "recipes/commands/calibrate.py"), args.model or "commands-en",
                           "--data", str(args.data)]  # fmt: skip
     for split in ("dev", "test"):
@@ -78,18 +80,30 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 
 
 def measure(args: argparse.Namespace) -> int:
-    """Run what has not been run and keep what it prints."""
+    """Run what has not been run and keep what it prints: calibration first, peers, which are timed, last and alone."""
     args.figures.mkdir(parents=True, exist_ok=True)
-    for name, command in track(list(commands(args)), "measuring"):
-        path = args.figures / f"{name}.out"
-        if path.exists():
-            continue
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if run.returncode:
-            print(f"report: {name}: status {run.returncode} of: {' '.join(command)}", file=sys.stderr)
+    left = {name: command for name, command in commands(args) if not (args.figures / f"{name}.out").exists()}
+    alone = {"calibration": 1, "peers": 3}
+    failed = []
+    for _, group in groupby(sorted(left, key=lambda name: alone.get(name, 2)), lambda name: alone.get(name, 2)):
+        names = list(group)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            statuses = pool.map(lambda name: run(args.figures / f"{name}.out", left[name]), names)
+            failed += [
+                name for name, status in zip(names, track(statuses, "measuring", len(names)), strict=True) if status
+            ]
+        if failed:
+            print(f"report: failed: {', '.join(failed)}; see above, and start again to go on", file=sys.stderr)
             return 1
-        replace_file(path, lambda unfinished, text=run.stdout: unfinished.write_text(text, "utf-8"))
     return 0
+
+
+def run(path: Path, command: Sequence[str]) -> int:
+    """Run a command, keep what it prints if it succeeds, and return its status."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode == 0:
+        replace_file(path, lambda unfinished: unfinished.write_text(done.stdout, "utf-8"))
+    return done.returncode
 
 
 class Report:
@@ -307,6 +321,7 @@ def main() -> int:
     step.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
     step.add_argument("--noise", type=Path, required=True, help="folder of noise that was never trained on")
     step.add_argument("--model", help="model folder or name (commands-en)")
+    step.add_argument("--jobs", type=int, default=1, help="evaluations at a time (1)")
     step.add_argument("--peers", action="store_true", help="PocketSphinx too; it must be installed")
     step.set_defaults(step=measure)
     step = steps.add_parser("write", help="write the figures into the pages")
