@@ -38,6 +38,7 @@ PEOPLE = {
     "common_voice": "sentences",
     "moonshine_alnum": "single letters and digits",
 }
+PARTS = {"dev": [name for name in PEOPLE if name != "moonshine_alnum"], "test": list(PEOPLE)}
 GRAMMARS = {
     "speech_commands": (ROOT / "recipes/commands/grammars/speech_commands.txt", "speech_commands, 30 words"),
     "fsdd": (ROOT / "assets/commands/digits.yaml", "digit strings (fsdd, and speechocean762's)"),
@@ -122,16 +123,13 @@ class Report:
         """Return what a command printed."""
         return json.loads((self.folder / f"{name}.out").read_text("utf-8"))
 
-    def has(self, name: str) -> bool:
-        return (self.folder / f"{name}.out").exists()
-
     def inside(self, kind: str, condition: str = "clean") -> dict[str, Figures]:
         return {name: self.read(f"{kind} {name}")[condition] for name in GRAMMARS}
 
     def people(self) -> list[str]:
         rows = []
         for name, what in PEOPLE.items():
-            rates = [self.read(f"{split} {name}") if self.has(f"{split} {name}") else None for split in ("dev", "test")]
+            rates = [self.read(f"{split} {name}") if name in PARTS[split] else None for split in ("dev", "test")]
             cells = (
                 f"{percent(one['wer'])} ({interval(one['wer_low'], one['wer_high'])})" if one else "" for one in rates
             )
@@ -148,7 +146,7 @@ class Report:
         return table(("command set", "right and accepted, %", "speech outside it that is refused, %"), rows)
 
     def split(self, split: str) -> list[str]:
-        found = [(name, self.read(f"{split} {name}")) for name in PEOPLE if self.has(f"{split} {name}")]
+        found = [(name, self.read(f"{split} {name}")) for name in PARTS[split]]
         rows = [
             (name, one["n_utterances"], percent(one["wer"]), interval(one["wer_low"], one["wer_high"]),
              percent(one["cer"]), percent(one["sentence_accuracy"]))
