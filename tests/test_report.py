@@ -52,6 +52,50 @@ def test_a_block_whose_figures_are_missing_stays(report: Any, capsys: pytest.Cap
         assert f"{name} stays" in capsys.readouterr().err
 
 
+INSIDE = {
+    "commands_n": 1052, "accuracy": 0.978, "accuracy_interval": [0.967, 0.985], "accuracy_without_refusal": 0.981,
+    "word_error_rate": 0.019, "right_refused": 0.003, "wrong_accepted": 0.007, "other_speech_refused": 0.998,
+    "other_speech_n": 663, "calibration_error": 0.006, "right_refused_as": {"no_speech": 0.002, "unsure": 0.1},
+    "other_speech_refused_as": {"no_speech": 0.025, "not_a_command": 0.8}, "no_speech_words": 0, "no_speech_n": 423,
+    "no_speech_hours": 1.03, "no_speech_false_accepts_per_hour": 0.0,
+    "risk_at_coverage": {"50": 0.0, "80": 0.002, "90": 0.002, "95": 0.002, "100": 0.019},
+}  # fmt: skip
+CALIBRATED = """speech: 4581 samples, 0.82 true, calibration error on unseen speakers 0.002
+command: 3750 samples, 0.52 true, calibration error on unseen speakers 0.020
+right: 1951 samples, 0.85 true, calibration error on unseen speakers 0.033
+right answers: 1667, refused 0.040
+no speech: 831, refused 1.000
+accepted from a confidence of 0.44 on
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "line"),
+    [
+        ("command sets", "| grid sentences | 97.8 | 99.8 |"),
+        ("trials", "| an4 | 1,052 | 97.8 (96.7–98.5) | 98.1 | 1.9 | 0.3 | 0.7 | 99.8 (663) | 0.006 |"),
+        ("trials", "82.5 / 82.5 / 82.5 / 82.5 % are called no command or no speech."),
+        ("risk", "| 100 % | 1.9 | 1.9 | 1.9 | 1.9 |"),
+        ("risk graph", "    line [0.0, 0.2, 0.2, 0.2, 1.9]"),
+        ("noise", "| digit strings | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
+        ("quiet", "| `home.yaml` | 423 | 1.03 | 0 | 0 |"),
+        ("calibration", "| command, of what is speech | 3,750 | 52 % | 0.020 |"),
+        ("calibration", "| right answers | 1,667 | 4.0 % |"),
+        ("believed", "refused are of those: right answers 4.0 %, no speech 100.0 %."),
+        ("peers", "| grid | PocketSphinx | 12.2 | 43.3 | 63 |"),
+    ],
+)
+def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: str, line: str) -> None:
+    conditions = json.dumps(dict.fromkeys(("clean", "18 dB", "12 dB", "6 dB"), INSIDE))
+    names = [f"{kind} {name}" for kind in ("commands", "noise") for name in recipe.GRAMMARS]
+    for name in (*names, *(f"quiet {grammar.stem}" for grammar in recipe.QUIET)):
+        (report.folder / f"{name}.out").write_text(conditions)
+    (report.folder / "calibration.out").write_text(CALIBRATED)
+    peer = {"corpus": "grid", "program": "pocketsphinx", "wer": 12.2, "sentences_right": 43.3, "times_real_time": 63.2}
+    (report.folder / "peers.out").write_text(json.dumps(peer) + "\n")
+    assert line in report.blocks[block]()
+
+
 def test_every_block_of_the_pages_can_be_made(recipe: ModuleType, report: Any) -> None:
     pages = [(ROOT / page).read_text("utf-8") for page in ("README.md", recipe.RECIPE, recipe.CARD)]
     named = {
