@@ -30,12 +30,15 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Move the weights: momentum (Nesterov), orthogonalised, scaled to the size of AdamW's steps."""
         for group in self.param_groups:
+            momentum = group["momentum"]
+            fast = torch.bfloat16 if has_fast_bfloat16(group["params"][0].device.type) else torch.float32
             for weight in (weight for weight in group["params"] if weight.grad is not None):
-                state, momentum = self.state[weight], group["momentum"]
-                velocity = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                velocity = state["momentum_buffer"]
                 velocity.lerp_(weight.grad, 1 - momentum)
                 moved = weight.grad.lerp(velocity, momentum) if group["nesterov"] else velocity
-                fast = torch.bfloat16 if has_fast_bfloat16(weight.device.type) else torch.float32
                 moved = orthogonal(moved.to(fast), group["ns_coefficients"], group["ns_steps"], group["eps"])
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(moved, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)

@@ -83,6 +83,7 @@ accepted from a confidence of 0.44 on
         ("calibration", "| right answers | 1,667 | 4.0 % |"),
         ("believed", "refused are of those: right answers 4.0 %, no speech 100.0 %."),
         ("peers", "| grid | PocketSphinx | 12.2 | 43.3 | 63 |"),
+        ("peers", "| digit strings | PocketSphinx | 12.2 | 43.3 | 63 |"),
     ],
 )
 def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: str, line: str) -> None:
@@ -92,7 +93,8 @@ def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: st
         (report.folder / f"{name}.out").write_text(conditions)
     (report.folder / "calibration.out").write_text(CALIBRATED)
     peer = {"corpus": "grid", "program": "pocketsphinx", "wer": 12.2, "sentences_right": 43.3, "times_real_time": 63.2}
-    (report.folder / "peers.out").write_text(json.dumps(peer) + "\n")
+    peers = [peer, peer | {"corpus": "fsdd"}]
+    (report.folder / "peers.out").write_text("\n".join(map(json.dumps, peers)) + "\n")
     assert line in report.blocks[block]()
 
 

@@ -16,15 +16,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from calibrate import READY, ROOT, TRIALS
 from rich.progress import track
 
 from speechformer.files import replace_file
 
-ROOT = Path(__file__).parents[2]
 CARD = Path("speechformer/pretrained/commands-en/MODEL_CARD.md")
 RECIPE = Path("recipes/commands/README.md")
 PEOPLE = {
@@ -40,13 +39,13 @@ PEOPLE = {
 }
 PARTS = {"dev": [name for name in PEOPLE if name != "moonshine_alnum"], "test": list(PEOPLE)}
 GRAMMARS = {
-    "speech_commands": (ROOT / "recipes/commands/grammars/speech_commands.txt", "speech_commands, 30 words"),
-    "fsdd": (ROOT / "assets/commands/digits.yaml", "digit strings (fsdd, and speechocean762's)"),
-    "an4": (ROOT / "recipes/commands/grammars/an4.yaml", "an4"),
-    "grid": (ROOT / "recipes/commands/grammars/grid.yaml", "grid"),
+    "speech_commands": "speech_commands, 30 words",
+    "fsdd": "digit strings (fsdd, and speechocean762's)",
+    "an4": "an4",
+    "grid": "grid",
 }
 STRANGERS = ("speechocean762", "common_voice", "kathleen", "ljspeech")
-QUIET = (GRAMMARS["speech_commands"][0], ROOT / "assets/commands/home.yaml", ROOT / "assets/commands/computer.yaml")
+QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
 SNRS_DB = (18, 12, 6)
 PROGRAMS = {
     "pocketsphinx": "PocketSphinx",
@@ -67,8 +66,8 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     for split in ("dev", "test"):
         for manifest in sorted((args.data / split).glob("[!_.]*.jsonl")):
             yield f"{split} {manifest.stem}", [*evaluate, str(manifest)]
-    for name, (grammar, _) in GRAMMARS.items():
-        inside, own = [*evaluate, "--commands", str(grammar)], str(test / f"{name}.jsonl")
+    for name in GRAMMARS:
+        inside, own = [*evaluate, "--commands", str(TRIALS[name])], str(test / f"{name}.jsonl")
         yield f"commands {name}", [*inside, own, *(str(test / f"{other}.jsonl") for other in STRANGERS)]
         ratios = ",".join(map(str, SNRS_DB))
         yield f"noise {name}", [*inside, own, "--noise", str(args.noise), "--snr", ratios]
@@ -84,15 +83,13 @@ def measure(args: argparse.Namespace) -> int:
     """Run what has not been run and keep what it prints: calibration first, peers, which are timed, last and alone."""
     args.figures.mkdir(parents=True, exist_ok=True)
     left = {name: command for name, command in commands(args) if not (args.figures / f"{name}.out").exists()}
-    alone = {"calibration": 1, "peers": 3}
-    failed = []
-    for _, group in groupby(sorted(left, key=lambda name: alone.get(name, 2)), lambda name: alone.get(name, 2)):
-        names = list(group)
+    together = [name for name in left if name not in ("calibration", "peers")]
+    for names in (["calibration"], together, ["peers"]):
+        names = [name for name in names if name in left]
         with ThreadPoolExecutor(args.jobs) as pool:
             statuses = pool.map(lambda name: run(args.figures / f"{name}.out", left[name]), names)
-            failed += [
-                name for name, status in zip(names, track(statuses, "measuring", len(names)), strict=True) if status
-            ]
+            progress = track(statuses, "measuring", len(names))
+            failed = [name for name, status in zip(names, progress, strict=True) if status]
         if failed:
             print(f"report: failed: {', '.join(failed)}; see above, and start again to go on", file=sys.stderr)
             return 1
@@ -123,8 +120,9 @@ class Report:
         """Return what a command printed."""
         return json.loads((self.folder / f"{name}.out").read_text("utf-8"))
 
-    def inside(self, kind: str, condition: str = "clean") -> dict[str, Figures]:
-        return {name: self.read(f"{kind} {name}")[condition] for name in GRAMMARS}
+    def inside(self) -> dict[str, Figures]:
+        """Return what each grammar made of its corpus and of other speech."""
+        return {name: self.read(f"commands {name}")["clean"] for name in GRAMMARS}
 
     def people(self) -> list[str]:
         rows = []
@@ -141,7 +139,7 @@ class Report:
                  "an4: spelling, numbers, dates, control words", "grid sentences")  # fmt: skip
         rows = [
             (name, percent(one["accuracy"]), percent(one["other_speech_refused"]))
-            for name, one in zip(names, self.inside("commands").values(), strict=True)
+            for name, one in zip(names, self.inside().values(), strict=True)
         ]
         return table(("command set", "right and accepted, %", "speech outside it that is refused, %"), rows)
 
@@ -186,7 +184,7 @@ class Report:
         found, least = self.printed_calibration()
         errors = ", ".join(f"{found[name][2]} ({name})" for name in ("speech", "command", "right"))
         refused = ", ".join(f"{name} {percent(float(row[1]))} %" for name, row in found.items() if len(row) == 2)
-        tested = ", ".join(f"{one['calibration_error']:.3f} ({name})" for name, one in self.inside("commands").items())
+        tested = ", ".join(f"{one['calibration_error']:.3f} ({name})" for name, one in self.inside().items())
         return [
             f"Fitted on {int(found['speech'][0]):,} recordings; with answers accepted from a confidence of {least} on,",
             f"refused are of those: {refused}.",
@@ -196,18 +194,18 @@ class Report:
 
     def trials(self) -> list[str]:
         rows = [
-            (GRAMMARS[name][1], f"{one['commands_n']:,}",
+            (GRAMMARS[name], f"{one['commands_n']:,}",
              f"{percent(one['accuracy'])} ({interval(*one['accuracy_interval'])})",
              percent(one["accuracy_without_refusal"]), percent(one["word_error_rate"]), percent(one["right_refused"]),
              percent(one["wrong_accepted"]), f"{percent(one['other_speech_refused'])} ({one['other_speech_n']})",
              f"{one['calibration_error']:.3f}")
-            for name, one in self.inside("commands").items()
+            for name, one in self.inside().items()
         ]  # fmt: skip
         head = (
             "grammar", "commands", "right and accepted, % (95 %)", "right, were none refused, %", "word errors, %",
             "right ones refused, %", "wrong and accepted, %", "other speech refused, % (of)", "calibration error",
         )  # fmt: skip
-        parts = list(self.inside("commands").values())
+        parts = list(self.inside().values())
         outright = ("no_speech", "not_a_command")
         right, others = (
             " / ".join(percent(sum(one[key].get(status, 0.0) for status in outright)) for one in parts)
@@ -221,17 +219,15 @@ class Report:
         ]  # fmt: skip
 
     def risk(self) -> list[str]:
-        parts = self.inside("commands")
+        parts = self.inside()
         rows = [
             (f"{share} %", *(percent(one["risk_at_coverage"][str(share)]) for one in parts.values()))
             for share in (50, 80, 90, 95, 100)
         ]
-        return table(("of the answers", *(GRAMMARS[name][1] for name in parts)), rows)
+        return table(("of the answers", *(GRAMMARS[name] for name in parts)), rows)
 
     def risk_graph(self) -> list[str]:
-        risks = [
-            [percent(risk) for risk in one["risk_at_coverage"].values()] for one in self.inside("commands").values()
-        ]
+        risks = [[percent(risk) for risk in one["risk_at_coverage"].values()] for one in self.inside().values()]
         top = int(max(float(risk) for line in risks for risk in line)) + 1
         return [
             "```mermaid", "xychart-beta", '    title "Risk and coverage: speech_commands, digits, an4, grid"',
@@ -243,7 +239,7 @@ class Report:
         conditions = ("clean", *(f"{snr} dB" for snr in SNRS_DB))
         found = {name: self.read(f"noise {name}") for name in GRAMMARS}
         rows = [
-            (GRAMMARS[name][1].partition(" (")[0],
+            (GRAMMARS[name].partition(" (")[0],
              *(f"{percent(one[where]['accuracy'])} · {percent(one[where]['word_error_rate'])}" for where in conditions))
             for name, one in found.items()
         ]  # fmt: skip
@@ -262,7 +258,7 @@ class Report:
         lines = (self.folder / "peers.out").read_text("utf-8").splitlines()
         rows, last = [], ""
         for one in map(json.loads, lines):
-            name = GRAMMARS[one["corpus"]][1].partition(",")[0] if one["corpus"] != last else ""
+            name = GRAMMARS[one["corpus"]].partition(" (")[0] if one["corpus"] != last else ""
             rows.append(
                 (name, PROGRAMS[one["program"]], one["wer"], one["sentences_right"], f"{one['times_real_time']:.0f}")
             )
@@ -304,10 +300,11 @@ def interval(low: float, high: float) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Write a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return [
-        "| " + " | ".join(map(str, line)) + " |" if set(line) != {"---"} else "|" + "---|" * len(head) for line in lines
-    ]
+
+    def row(cells: Sequence[object]) -> str:
+        return f"| {' | '.join(map(str, cells))} |"
+
+    return [row(head), "|" + "---|" * len(head), *map(row, rows)]
 
 
 def main() -> int:
