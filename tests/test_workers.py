@@ -156,3 +156,10 @@ def test_an_interrupt_while_a_compiled_module_is_imported_is_one_still(monkeypat
 
     monkeypatch.setattr(Transcriber, "from_pretrained", load)
     assert main(["transcribe", str(ASSETS[0])]) == 130
+
+
+def test_an_interrupt_of_code_in_a_string_is_not_what_the_run_ends_by(tmp_path: Path) -> None:
+    (tmp_path / "soundfile.py").write_text('exec("raise KeyboardInterrupt")')
+    command = [sys.executable, "-m", "speechformer", "transcribe", str(ASSETS[0])]
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "speechformer: interrupted\n")
