@@ -7,14 +7,17 @@ that is passed in, so an utterance's augmentation is a function of its seed.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import librosa
 import numpy as np
 import numpy.typing as npt
 import scipy.signal
+import soundfile
 import torch
 import torchaudio
 
@@ -22,6 +25,7 @@ from speechformer.audio import SAMPLE_RATE_HZ, Waveform
 from speechformer.features import HOP
 
 Array = npt.NDArray[np.float32]
+Codec = Literal["mp3", "opus"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class AugmentConfig:
     """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit.
 
     `speeds` change pace and voice together, `tempos` the pace alone. `babble` is the share of the noises that is
-    made of so many voices of others.
+    made of so many voices of others. `codec_level` is how hard MP3 or Opus compress (see `compress_lossily`).
     """
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
@@ -48,6 +52,8 @@ class AugmentConfig:
     babble_voices: tuple[int, int] = (3, 8)
     clip: float = 0.03
     mu_law: float = 0.03
+    codec: float = 0.0
+    codec_level: tuple[float, float] = (0.8, 0.98)
     gain_db: tuple[float, float] = (-30.0, 0.0)
     band_limit: float = 0.15
     band_hz: tuple[float, float] = (3400.0, 7500.0)
@@ -139,6 +145,22 @@ def compress_mu_law(waveform_N: Waveform) -> Waveform:
     return np.asarray(torchaudio.functional.mu_law_decoding(codes_N, 256).numpy() * peak, np.float32)
 
 
+def compress_lossily(waveform_N: Waveform, codec: Codec, level: float) -> Waveform:
+    """Go through MP3 or Opus, as recordings from browsers, messengers and crowds have; what is said when stays.
+
+    `level` is libsndfile's, from 0 to 0.99: 0.8 is about 45 (MP3) or 58 (Opus) kbit/s, 0.9 is 28 or 31, 0.98 is 12.
+    """
+    file = io.BytesIO()
+    if codec == "opus":
+        soundfile.write(file, waveform_N, SAMPLE_RATE_HZ, "OPUS", format="OGG", compression_level=level)
+    else:
+        settings = {"compression_level": level, "bitrate_mode": "AVERAGE"}
+        soundfile.write(file, waveform_N, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", **settings)
+    file.seek(0)
+    coded_N, _ = soundfile.read(file, len(waveform_N), dtype="float32", fill_value=0.0)
+    return np.asarray(coded_N, np.float32)
+
+
 def limit_band(waveform_N: Waveform, cutoff_hz: float) -> Waveform:
     """Take away what lies above `cutoff_hz`, as telephones and cheap microphones do."""
     sections = scipy.signal.butter(6, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos").astype(np.float32)
@@ -173,7 +195,7 @@ def augment_speech(waveform_N: Waveform, config: AugmentConfig, draw: np.random.
 
 
 def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator) -> Waveform:
-    """Draw and apply, in this order, what lies between speaker and file: room, band limit, noise, clipping, gain.
+    """Draw and apply, in this order, what lies between speaker and file: room, band, noise, clipping, codec, gain.
 
     What is said when stays, sample by sample.
     """
@@ -198,6 +220,10 @@ def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds,
     hiss_N = draw.standard_normal(len(waveform_N), np.float32)
     waveform_N = add_noise(waveform_N, hiss_N, draw.uniform(40, 70))
     peak = max(float(np.abs(waveform_N).max(initial=0.0)), 1e-6)
+    if config.codec and draw.random() < config.codec:  # else older settings draw what they drew
+        codec: Codec = "mp3" if draw.random() < 0.5 else "opus"
+        waveform_N = compress_lossily(waveform_N / np.float32(peak), codec, draw.uniform(*config.codec_level))
+        peak = max(float(np.abs(waveform_N).max(initial=0.0)), 1e-6)
     return waveform_N * np.float32(10 ** (draw.uniform(*config.gain_db) / 20) / peak)
 
 

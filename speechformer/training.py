@@ -92,6 +92,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.schedule.consistency and self.data.views != 2:
             raise ConfigError("schedule.consistency compares two views of an utterance; set data.views=2")
+        if self.data.views < 1:
+            raise ConfigError(f"data.views is 1 or more, not {self.data.views}")
         for name in ("evaluate_every", "save_every", "log_every", "keep_best", "max_dev_utterances"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is 1 or more, not {getattr(self, name)}")

@@ -11,6 +11,7 @@ import pytest
 from speechformer.audio import Waveform
 from speechformer.augment import (
     AugmentConfig,
+    Codec,
     Sounds,
     add_noise,
     add_room,
@@ -18,6 +19,7 @@ from speechformer.augment import (
     augment_speech,
     change_speed,
     clip_peaks,
+    compress_lossily,
     compress_mu_law,
     crop,
     draw_hop,
@@ -214,6 +216,28 @@ def test_clipping_and_mu_law_do_to_a_tone_what_they_are_said_to() -> None:
         error_db = 20 * np.log10(rms(companded_N - level * tone_N) / rms(level * tone_N))
         assert -42 < error_db < -34  # G.711: about 38 dB
         assert len(np.unique(companded_N)) <= 256
+
+
+@pytest.mark.parametrize("codec", ["mp3", "opus"])
+def test_a_codec_keeps_place_and_length_and_takes_more_away_the_harder_it_compresses(codec: Codec) -> None:
+    chirp_N = np.sin(2 * np.pi * np.cumsum(np.linspace(200, 5000, RATE_HZ)) / RATE_HZ).astype(np.float32)
+    waveform_N = np.concatenate([np.zeros(4000, np.float32), np.float32(0.3) * chirp_N + hiss()])
+    lost: list[float] = []
+    for level in (0.8, 0.9, 0.98):
+        coded_N = compress_lossily(waveform_N, codec, level)
+        assert coded_N.shape == waveform_N.shape
+        shifted = np.correlate(np.pad(coded_N, 800), waveform_N, "valid")
+        assert abs(int(shifted.argmax()) - 800) <= 1
+        lost.append(float(np.abs(log_mel(coded_N, FeatureConfig()) - log_mel(waveform_N, FeatureConfig())).mean()))
+    assert 0 < lost[0] < lost[1] < lost[2]
+
+
+def test_recordings_of_any_length_go_through_a_codec() -> None:
+    draw, config = np.random.default_rng(0), AugmentConfig(noise=0, codec=1)
+    for n_samples in (1, 100, 5000, RATE_HZ):
+        changed_N = augment_channel(hiss(n_samples), config, Sounds(), draw)
+        assert changed_N.shape == (n_samples,)
+        assert np.isfinite(changed_N).all()
 
 
 def test_augmentation_is_a_function_of_its_seed() -> None:

@@ -276,6 +276,11 @@ def test_consistency_is_a_part_of_the_loss_and_needs_two_views(make_model: Calla
         TrainConfig(schedule=ScheduleConfig(consistency=0.2))
 
 
+def test_no_view_of_an_utterance_is_not_training() -> None:
+    with pytest.raises(ConfigError, match=r"data\.views is 1 or more, not 0"):
+        load_config(TrainConfig, overrides=["data.views=0"])
+
+
 def test_the_decoder_gets_no_gradient_while_the_ctc_head_learns_alone(
     make_model: Callable[..., SpeechTransformer],
 ) -> None:
