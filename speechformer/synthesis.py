@@ -58,10 +58,11 @@ WEAK_FORMS = {
 }  # fmt: skip
 # A t at the end of a word is seldom released in fluent speech: a glottal stop ("q" in TIMIT's phones) is what is left.
 ESPEAK_PHONES = {
-    "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ay": "aI", "dh": "D", "eh": "E", "er": "3:", "hh": "h",
-    "ih": "I", "iy": "i:", "q": "?", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
+    "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ay": "aI", "dh": "D", "eh": "E", "er": "3:", "ey": "'eI",
+    "hh": "h", "ih": "I", "iy": "i:", "q": "?", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
 }  # fmt: skip
-FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ih", "iy", "uh", "uw")
+LETTER_A = ["ey"]
+FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ey", "ih", "iy", "uh", "uw")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Request:
     """A text to be spoken by a voice into a file.
 
     `reduced`: with function words as fluent speakers say them; `glottal` (espeak-ng only): two of three of their last
-    t's too.
+    t's too. `spelt`: each "a" is the letter, where the engines would say the article.
     """
 
     text: str
@@ -92,23 +93,27 @@ class Request:
     path: Path
     reduced: bool = False
     glottal: bool = False
+    spelt: bool = False
 
     @classmethod
-    def within(cls, folder: Path, text: str, voice: Voice, reduced: bool = False, glottal: bool = False) -> Request:
+    def within(
+        cls, folder: Path, text: str, voice: Voice, reduced: bool = False, glottal: bool = False, spelt: bool = False
+    ) -> Request:
         """Name the file by what is said and how, so that no other speech is ever taken for it."""
-        how = [name for name, wanted in (("reduced", reduced), ("glottal", glottal)) if wanted]
+        spelt = spelt and "a" in text.split()
+        how = [name for name, wanted in (("reduced", reduced), ("glottal", glottal), ("spelt", spelt)) if wanted]
         key = hashlib.sha256(repr((text, voice, *how)).encode()).hexdigest()[:16]
-        return cls(text, voice, folder / key[:2] / f"{key}.flac", reduced, glottal)
+        return cls(text, voice, folder / key[:2] / f"{key}.flac", reduced, glottal, spelt)
 
     def pronunciations(self) -> dict[str, list[str]]:
-        """Return the phones of its function words, drawn from `WEAK_FORMS`, the same every time."""
+        """Return the phones of its function words, drawn from `WEAK_FORMS`, the same every time, and of a letter A."""
         draw = random.Random(self.path.name)
         words = dict.fromkeys(self.text.split()) if self.reduced else ()
         phones = {word: draw.choice(WEAK_FORMS[word]).split() for word in words if word in WEAK_FORMS}
         for said in phones.values() if self.glottal else ():
             if said[-1] == "t" and draw.random() < 2 / 3:
                 said[-1] = "q"
-        return phones
+        return phones | ({"a": LETTER_A} if self.spelt else {})
 
 
 def require(engines: Collection[str]) -> None:
@@ -157,12 +162,12 @@ def synthesise(requests: Iterable[Request]) -> Iterator[Request]:
 
     Requests that the engine cannot speak (it crashes, or the sound is empty or endless) are left out.
     """
-    pending: dict[bool, list[Request]] = {False: [], True: []}  # festival's; what it learns of one it keeps for all
+    pending: dict[tuple[bool, bool], list[Request]] = {}  # festival's; what it learns of one it keeps for all
     for request in requests:
         if request.path.exists():
             yield request
         elif request.voice.engine == "festival":
-            pending[request.reduced].append(request)
+            pending.setdefault((request.reduced, request.spelt), []).append(request)
         elif _speak_one(request):
             yield request
     for part in pending.values():
@@ -203,7 +208,12 @@ def _flite(request: Request, wav: Path) -> list[str]:
 
 
 def _flite_entry(word: str, phones: list[str]) -> str:
-    return f"{word} : {' '.join(f'{phone}0' if phone in FLITE_VOWELS else phone for phone in phones)}\n"
+    stress = _stress(phones)
+    return f"{word} : {' '.join(f'{phone}{stress}' if phone in FLITE_VOWELS else phone for phone in phones)}\n"
+
+
+def _stress(phones: list[str]) -> int:
+    return int(phones == LETTER_A)  # function words have none
 
 
 def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Request]:
@@ -221,7 +231,7 @@ def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Reques
 def _festival_line(request: Request, wav: Path) -> str:
     text = request.text.replace("\\", " ").replace('"', " ")
     entries = "".join(
-        f'(lex.add.entry \'("{word}" nil ((({" ".join(phones)}) 0)))) '
+        f'(lex.add.entry \'("{word}" nil ((({" ".join(phones)}) {_stress(phones)})))) '
         for word, phones in request.pronunciations().items()
     )
     return (

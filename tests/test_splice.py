@@ -96,3 +96,16 @@ def test_function_words_are_exchanged_among_themselves(recipe: ModuleType) -> No
     assert set(passing) == {"at", "in", "with"}
     assert 0.5 < passing.count("at") / len(passing) < 0.8
     assert 0.2 < sum(said[2].text != "word2" for said in heard) / len(heard) < 0.4
+
+
+def test_a_letter_a_does_not_stand_for_the_article(recipe: ModuleType) -> None:
+    spelt = [recipe.SpokenWord(text, "ann", TONE_N, is_letter=True) for text in ("a", "b", "m", "six")]
+    sentence = [recipe.SpokenWord(text, "ann", 0.5 * TONE_N) for text in ("turn", "a", "light", "at", "six")]
+    found = islice(recipe.splice([spelt, sentence] * 2, ["turn a light", "at six a m"], 1), 400)
+    letters = {
+        (" ".join(one.text for one in said), word.is_letter) for said in found for word in said if word.text == "a"
+    }
+    assert ("at six a m", True) in letters
+    assert ("at six a m", False) not in letters
+    assert ("turn a light", False) in letters
+    assert ("turn a light", True) not in letters

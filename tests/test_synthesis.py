@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechformer.audio import load_audio, write_wav
+from speechformer.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 from speechformer.errors import SynthesisError
 from speechformer.synthesis import (
     DEBIAN_PACKAGES,
@@ -71,6 +71,20 @@ def test_reduced_speech_has_other_vowels(engine: str, tmp_path: Path) -> None:
     assert set(synthesise([reduced, full])) == {full, reduced}
     full_N, reduced_N = (load_audio(request.path) for request in (full, reduced))
     assert 0.5 * len(full_N) < len(reduced_N) < len(full_N)  # weak vowels are short
+
+
+@engines
+def test_a_letter_a_is_no_article(engine: str, tmp_path: Path) -> None:
+    voice = VOICES[engine]
+    article, letter = (Request.within(tmp_path, "bin blue at a two", voice, spelt=spelt) for spelt in (False, True))
+    assert article.path != letter.path
+    assert article.pronunciations() == {}
+    assert letter.pronunciations() == {"a": ["ey"]}
+    assert set(synthesise([letter, article])) == {article, letter}
+    article_N, letter_N = (load_audio(request.path) for request in (article, letter))
+    assert len(letter_N) - len(article_N) > 0.03 * SAMPLE_RATE_HZ  # [eɪ] under stress is longer than [ə]
+    without = {Request.within(tmp_path, "bin blue at b two", voice, spelt=spelt).path for spelt in (False, True)}
+    assert len(without) == 1
 
 
 def test_a_last_t_is_mostly_unreleased_where_speech_is_glottal(tmp_path: Path) -> None:

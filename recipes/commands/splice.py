@@ -25,7 +25,7 @@ import librosa
 import numpy as np
 import soundfile
 import texts
-from prepare import hours
+from prepare import hours, is_spelt
 from rich.progress import track
 
 from speechformer import Transcriber
@@ -40,6 +40,8 @@ CORPORA = (
     "an4", "common_voice", "duke_alnum", "fsdd", "hymel_keywords", "kathleen", "ljspeech", "speech_commands",
     "speechocean762",
 )  # fmt: skip
+SPELT = ("an4", "duke_alnum")  # where every "a" is the letter; elsewhere it is the article
+LETTER_A = "A"  # as which it is kept
 KINDS = {texts.move: 5, texts.code: 2, texts.spelling: 2, texts.digits: 1, texts.time: 1, texts.date: 1}
 MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest probabilities on the path
 SHORTEST_S, LONGEST_S = 0.06, 1.5
@@ -58,6 +60,12 @@ class SpokenWord:
     text: str
     speaker: str
     audio_N: Waveform
+    is_letter: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What words it can stand for: a letter A is no article."""
+        return LETTER_A if self.is_letter and self.text == "a" else self.text
 
 
 def main() -> int:
@@ -133,7 +141,7 @@ def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[S
             pieces = cut(waveform_N, times)
             level = np.sqrt(np.mean(np.square(np.concatenate(pieces)))) + 1e-5
             yield [
-                SpokenWord(text, row["speaker"], piece_N * np.float32(0.05 / level))
+                SpokenWord(text, row["speaker"], piece_N * np.float32(0.05 / level), row["corpus"] in SPELT)
                 for text, piece_N, sure_of in zip(row["text"].split(), pieces, sure, strict=True)
                 if sure_of >= MIN_CONFIDENCE and SHORTEST_S <= len(piece_N) / SAMPLE_RATE_HZ <= LONGEST_S
             ]
@@ -162,20 +170,25 @@ def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed
     anywhere: dict[str, list[SpokenWord]] = defaultdict(list)
     for words in sentences:
         for word in words:
-            by_speaker[word.speaker][word.text].append(word)
-            anywhere[word.text].append(word)
+            by_speaker[word.speaker][word.kind].append(word)
+            anywhere[word.kind].append(word)
     long = [words for words in sentences if len(words) >= LONG]
-    covered = [line for line in lines if 3 <= len(line.split()) <= 12 and all(w in anywhere for w in line.split())]
+    covered = [line for line in lines if 3 <= len(line.split()) <= 12 and all(w in anywhere for w in kinds_of(line))]
     speakers = list(by_speaker)
     sizes = [len(by_speaker[speaker]) ** 0.5 for speaker in speakers]
     while True:
         yield changed(draw.choice(long), by_speaker, anywhere, draw)
-        text = texts.draw_text(draw, KINDS) if draw.random() < 0.6 or not covered else draw.choice(covered)
-        wanted = text.split()
+        drawn = draw.random() < 0.6 or not covered
+        wanted = kinds_of(texts.draw_text(draw, KINDS), drawn) if drawn else kinds_of(draw.choice(covered))
         if all(word in anywhere for word in wanted):
             candidates = draw.choices(speakers, sizes, k=8)
             speaker = max(candidates, key=lambda one: sum(word in by_speaker[one] for word in wanted))
             yield fluent([draw.choice(by_speaker[speaker].get(word) or anywhere[word]) for word in wanted], draw)
+
+
+def kinds_of(text: str, drawn: bool = False) -> list[str]:
+    """Return the kinds of its words: what is drawn has letters and no article."""
+    return [LETTER_A if word == "a" and (drawn or is_spelt(text)) else word for word in text.split()]
 
 
 def changed(
