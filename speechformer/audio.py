@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ MANY = 2**23  # samples of all channels, 32 MB; so are files that hold more
 RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
 Waveform = npt.NDArray[np.float32]
+Codec = Literal["mp3", "opus"]
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | tuple[int, npt.NDArray[np.generic]]
 
 
@@ -177,6 +178,22 @@ def _to_float(samples: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.flo
 def write_wav(path: str | os.PathLike[str], waveform_N: Waveform) -> None:
     """Write `waveform_N` as 16-bit PCM at 16 kHz; the suffix picks WAV or FLAC."""
     soundfile.write(os.fspath(path), waveform_N, SAMPLE_RATE_HZ, subtype="PCM_16")
+
+
+def compress_lossily(waveform_N: Waveform, codec: Codec, level: float) -> Waveform:
+    """Go through MP3 or Opus, as recordings from browsers, messengers and crowds have; what is said when stays.
+
+    `level` is libsndfile's, from 0 to 0.99: 0.8 is about 45 (MP3) or 58 (Opus) kbit/s, 0.9 is 28 or 31, 0.98 is 12.
+    """
+    file = io.BytesIO()
+    if codec == "opus":
+        soundfile.write(file, waveform_N, SAMPLE_RATE_HZ, "OPUS", format="OGG", compression_level=level)
+    else:
+        settings = {"compression_level": level, "bitrate_mode": "AVERAGE"}
+        soundfile.write(file, waveform_N, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", **settings)
+    file.seek(0)
+    coded_N, _ = soundfile.read(file, len(waveform_N), dtype="float32", fill_value=0.0)
+    return np.asarray(coded_N, np.float32)
 
 
 def segment(waveform_N: Waveform, max_s: float) -> list[tuple[int, int]]:

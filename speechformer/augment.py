@@ -7,25 +7,21 @@ that is passed in, so an utterance's augmentation is a function of its seed.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import librosa
 import numpy as np
 import numpy.typing as npt
 import scipy.signal
-import soundfile
 import torch
 import torchaudio
 
-from speechformer.audio import SAMPLE_RATE_HZ, Waveform
+from speechformer.audio import SAMPLE_RATE_HZ, Codec, Waveform, compress_lossily
 from speechformer.features import HOP
 
 Array = npt.NDArray[np.float32]
-Codec = Literal["mp3", "opus"]
 
 
 @dataclass(frozen=True)
@@ -143,22 +139,6 @@ def compress_mu_law(waveform_N: Waveform) -> Waveform:
     peak = max(float(np.abs(waveform_N).max(initial=0.0)), 1e-6)
     codes_N = torchaudio.functional.mu_law_encoding(torch.from_numpy(waveform_N / np.float32(peak)), 256)
     return np.asarray(torchaudio.functional.mu_law_decoding(codes_N, 256).numpy() * peak, np.float32)
-
-
-def compress_lossily(waveform_N: Waveform, codec: Codec, level: float) -> Waveform:
-    """Go through MP3 or Opus, as recordings from browsers, messengers and crowds have; what is said when stays.
-
-    `level` is libsndfile's, from 0 to 0.99: 0.8 is about 45 (MP3) or 58 (Opus) kbit/s, 0.9 is 28 or 31, 0.98 is 12.
-    """
-    file = io.BytesIO()
-    if codec == "opus":
-        soundfile.write(file, waveform_N, SAMPLE_RATE_HZ, "OPUS", format="OGG", compression_level=level)
-    else:
-        settings = {"compression_level": level, "bitrate_mode": "AVERAGE"}
-        soundfile.write(file, waveform_N, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", **settings)
-    file.seek(0)
-    coded_N, _ = soundfile.read(file, len(waveform_N), dtype="float32", fill_value=0.0)
-    return np.asarray(coded_N, np.float32)
 
 
 def limit_band(waveform_N: Waveform, cutoff_hz: float) -> Waveform:

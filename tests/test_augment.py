@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from speechformer.audio import Waveform
+from speechformer.audio import Codec, Waveform, compress_lossily
 from speechformer.augment import (
     AugmentConfig,
-    Codec,
     Sounds,
     add_noise,
     add_room,
@@ -19,7 +18,6 @@ from speechformer.augment import (
     augment_speech,
     change_speed,
     clip_peaks,
-    compress_lossily,
     compress_mu_law,
     crop,
     draw_hop,

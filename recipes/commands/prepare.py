@@ -29,7 +29,7 @@ from speechformer.tokenizer import Tokenizer, normalise
 DEV_VOICES = ("espeak_en-us+f2", "espeak_en-gb+m3")
 N_DEV_SYNTHETIC = 300
 
-# Said in passing or in strings; a piece each, as "the" and "in" have by their number, was tried in the ninth run.
+# Said in passing or in strings: a piece each, as "the" and "in" have by their number.
 WHOLE_WORDS = (
     *texts.DIGITS, *texts.LETTERS,
     *"are but by could from had has have his not should some that there this was were will would with your".split(),
@@ -101,8 +101,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic4", type=int, default=5_000, help="the same, the t of at and it unreleased (5000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
-        "--whole-words", action="store_true", help="also one for each digit, letter and word in passing"
-    )
+        "--whole-words", action=argparse.BooleanOptionalAction, default=True,
+        help="also one for each digit, letter and word in passing (yes)",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
