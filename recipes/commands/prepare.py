@@ -196,13 +196,7 @@ def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Reques
         text = texts.draw_text(draw, mix.kinds) if drawn else draw.choice(fitting)
         if mix.reduced:
             voice = replace(voice, speed=draw.uniform(0.9, 1.6))
-        yield Request.within(folder, text, voice, mix.reduced, mix.glottal, spelt=drawn or is_spelt(text))
-
-
-def is_spelt(text: str) -> bool:
-    """Tell whether no "a" of a text is the article: "seven a m" (a text that is drawn has none either)."""
-    words = text.split()
-    return all(after == "m" for word, after in zip(words, [*words[1:], ""], strict=True) if word == "a")
+        yield Request.within(folder, text, voice, mix.reduced, mix.glottal, spelt=drawn or texts.is_spelt(text))
 
 
 def draw_dev_voice(draw: random.Random) -> Voice:

@@ -25,7 +25,7 @@ import librosa
 import numpy as np
 import soundfile
 import texts
-from prepare import hours, is_spelt
+from prepare import hours
 from rich.progress import track
 
 from speechformer import Transcriber
@@ -179,7 +179,7 @@ def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed
     while True:
         yield changed(draw.choice(long), by_speaker, anywhere, draw)
         drawn = draw.random() < 0.6 or not covered
-        wanted = kinds_of(texts.draw_text(draw, KINDS), drawn) if drawn else kinds_of(draw.choice(covered))
+        wanted = kinds_of(texts.draw_text(draw, KINDS) if drawn else draw.choice(covered), drawn)
         if all(word in anywhere for word in wanted):
             candidates = draw.choices(speakers, sizes, k=8)
             speaker = max(candidates, key=lambda one: sum(word in by_speaker[one] for word in wanted))
@@ -188,7 +188,7 @@ def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed
 
 def kinds_of(text: str, drawn: bool = False) -> list[str]:
     """Return the kinds of its words: what is drawn has letters and no article."""
-    return [LETTER_A if word == "a" and (drawn or is_spelt(text)) else word for word in text.split()]
+    return [LETTER_A if word == "a" and (drawn or texts.is_spelt(text)) else word for word in text.split()]
 
 
 def changed(

@@ -94,3 +94,9 @@ def draw_text(draw: random.Random, kinds: dict[Callable[[random.Random], str], f
     """Draw one text of these kinds, each as often as its weight says."""
     kind = draw.choices(list(kinds), list(kinds.values()))[0]
     return kind(draw)
+
+
+def is_spelt(text: str) -> bool:
+    """Tell whether no "a" of a text is the article: "seven a m" (a text that is drawn has none either)."""
+    words = text.split()
+    return all(after == "m" for word, after in zip(words, [*words[1:], ""], strict=True) if word == "a")
