@@ -11,7 +11,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ ESPEAK_ACCENTS = (
     "en-us", "en-us", "en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
     "en-029", "en-us-nyc",
 )  # fmt: skip
+BRITISH_ACCENTS = ("en-gb", "en-gb", "en-gb-x-rp", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland")
 # Robots and whispers that people cannot follow teach nothing about people.
 ESPEAK_UNFIT = tuple("robo Robot Demonic croak whisper fast Tweaky anxious klatt5 Storm".split())
 MAX_S = 30.0
@@ -146,11 +147,11 @@ def espeak_variants() -> tuple[str, ...]:
     return tuple(name for name in names if not any(unfit in name for unfit in ESPEAK_UNFIT))
 
 
-def random_voice(engine: str, draw: random.Random) -> Voice:
-    """Draw a voice of `engine` with its speed and pitch."""
+def random_voice(engine: str, draw: random.Random, accents: Sequence[str] = ESPEAK_ACCENTS) -> Voice:
+    """Draw a voice of `engine` with its speed and pitch; espeak-ng has these accents."""
     speed = draw.uniform(0.75, 1.3)
     if engine == "espeak":
-        return Voice(engine, f"{draw.choice(ESPEAK_ACCENTS)}+{draw.choice(espeak_variants())}",
+        return Voice(engine, f"{draw.choice(accents)}+{draw.choice(espeak_variants())}",
                      speed, draw.uniform(0.5, 1.6))  # fmt: skip
     if engine == "flite":
         return Voice(engine, draw.choice(FLITE_VOICES), speed, draw.uniform(0.8, 1.3))

@@ -33,6 +33,7 @@ from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
 from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel, mfcc
 from speechformer.files import replace_file
+from speechformer.growth import grow
 from speechformer.interrupts import on_interrupt
 from speechformer.model import SpeechTransformer, has_fast_bfloat16
 from speechformer.optimiser import Optimiser
@@ -174,20 +175,6 @@ def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> Feat
     return replace(config, mean_C=tuple(map(float, mean_C)), scale_C=tuple(map(float, scale_C)))
 
 
-def respell(weights: dict[str, Tensor], old: Tokenizer, new: Tokenizer) -> dict[str, Tensor]:
-    """Return a model's weights for another vocabulary.
-
-    What both have keeps its numbers; a new piece begins as the mean of the old ones that it is made of, and as one
-    that the CTC head seldom writes.
-    """
-    parts = [old.split(piece) for piece in new.pieces(range(len(new)))]
-    changed = dict(weights)
-    for name in ("decoder.embedding.weight", "ctc_head.weight", "ctc_head.bias"):
-        changed[name] = torch.stack([weights[name][ids].mean(0) for ids in parts])
-    changed["ctc_head.bias"] -= torch.tensor([float(len(ids) > 1) for ids in parts]).to(changed["ctc_head.bias"])
-    return changed
-
-
 class Trainer:
     """A run: what it has learnt, where it is, and where it writes."""
 
@@ -219,15 +206,10 @@ class Trainer:
             write_yaml(self.config, run / "config.yaml")
 
     def _begin_with(self, initial: Checkpoint) -> None:
-        shape, tokenizer = self.config.model, self.checkpoint.tokenizer
-        # Dropout has no weights, and a vocabulary's can be made of another's.
-        if replace(initial.model.config, dropout=shape.dropout, vocab_size=shape.vocab_size) != shape:
-            raise ConfigError(
-                f"initial: {self.config.initial} has another network than this run; take model.* from its config.json"
-            )
-        weights = initial.model.state_dict()
-        if initial.tokenizer.model != tokenizer.model:
-            weights = respell(weights, initial.tokenizer, tokenizer)
+        try:
+            weights = grow(initial, self.config.model, self.checkpoint.tokenizer)
+        except ConfigError as error:
+            raise ConfigError(f"initial: {self.config.initial} has {error}") from error
         self.checkpoint.model.load_state_dict(weights)
 
     def batches(self) -> Iterator[Batch]:

@@ -136,6 +136,29 @@ def test_a_run_can_begin_with_the_weights_of_another_vocabulary(
     assert torch.equal(new["encoder.embedding.weight"], old["encoder.embedding.weight"])
 
 
+@torch.no_grad()
+def test_a_run_can_begin_with_the_weights_of_fewer_layers(config: TrainConfig, tmp_path: Path) -> None:
+    shallow = replace(config, model=replace(SMALL, n_encoder_layers=2))
+    first = Trainer(shallow, tmp_path / "first").checkpoint
+    save_checkpoint(tmp_path / "model", first)
+    shape = replace(SMALL, n_encoder_layers=3, n_decoder_layers=2)
+    second = Trainer(replace(config, initial=tmp_path / "model", model=shape), tmp_path / "second").checkpoint
+    assert second.model.n_parameters() > first.model.n_parameters()
+    features_BTC, frames_B = torch.randn(2, 40, first.model.config.n_features), torch.tensor([40, 23])
+    heard = []
+    for model in (first.model.eval(), second.model.eval()):
+        memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
+        logits_BLV, _ = model.decode(torch.tensor([[1, 5, 6], [1, 4, 4]]), model.start_decoding(memory_BMD, mask_BM))
+        heard.append((model.ctc_logits(memory_BMD), logits_BLV))
+    torch.testing.assert_close(heard[0], heard[1])
+    new = second.model.encoder.layers[1].feed_forward
+    assert not new.narrow.weight.any()
+    assert torch.equal(new.widen.weight, first.model.encoder.layers[0].feed_forward.widen.weight)
+    save_checkpoint(tmp_path / "deeper", second)
+    with pytest.raises(ConfigError, match="deeper has another network"):
+        Trainer(replace(shallow, initial=tmp_path / "deeper"), tmp_path / "third")
+
+
 def test_a_run_leaves_its_settings_its_history_and_a_model(config: TrainConfig, tmp_path: Path) -> None:
     trainer = Trainer(config, tmp_path / "run")
     folder = trainer.train()

@@ -23,7 +23,15 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from speechformer.data import read_manifest, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
-from speechformer.synthesis import Request, Voice, random_voice, require, synthesise
+from speechformer.synthesis import (
+    BRITISH_ACCENTS,
+    ESPEAK_ACCENTS,
+    Request,
+    Voice,
+    random_voice,
+    require,
+    synthesise,
+)
 from speechformer.tokenizer import Tokenizer, normalise
 
 DEV_VOICES = ("espeak_en-us+f2", "espeak_en-gb+m3")
@@ -42,8 +50,8 @@ Row = dict[str, Any]
 class Mix:
     """What is synthesised: by which engines, how much of it drawn texts and of which kinds, how long the others are.
 
-    `reduced`: faster, with the weak forms of function words; `glottal`: and their last t seldom released (see
-    speechformer.synthesis).
+    `reduced`: faster, with the weak forms of function words; `glottal`: and their last t seldom released; `accents`:
+    those of espeak-ng (see speechformer.synthesis).
     """
 
     engines: dict[str, float]
@@ -52,6 +60,7 @@ class Mix:
     n_words: tuple[int, int]
     reduced: bool = False
     glottal: bool = False
+    accents: tuple[str, ...] = ESPEAK_ACCENTS
 
 
 MIXES = {
@@ -69,6 +78,11 @@ MIXES = {
     # Nor do they release the t of "at": espeak-ng alone can leave it out as people do.
     "synthetic4": Mix(
         {"espeak": 1.0}, 0.6, {texts.move: 0.5, texts.code: 0.1}, (4, 20), reduced=True, glottal=True,
+    ),
+    # Half of the accents above are American, as are the people who spell in training: o, u, r and z sound otherwise.
+    "synthetic5": Mix(
+        {"espeak": 1.0}, 0.7, {texts.move: 0.5, texts.code: 0.1, texts.spelling: 0.1}, (4, 20), reduced=True,
+        accents=BRITISH_ACCENTS,
     ),
 }  # fmt: skip
 
@@ -99,6 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic2", type=int, default=10_000, help="moves, codes and long sentences (10000)")
     parser.add_argument("--synthetic3", type=int, default=10_000, help="fast, with weak forms (10000)")
     parser.add_argument("--synthetic4", type=int, default=5_000, help="the same, the t of at and it unreleased (5000)")
+    parser.add_argument("--synthetic5", type=int, default=8_000, help="moves, codes and spelling by Britons (8000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
@@ -191,7 +206,7 @@ def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Reques
     fitting = [line for line in lines if mix.n_words[0] <= len(line.split()) <= mix.n_words[1]]
     while True:
         engine = draw.choices(list(mix.engines), list(mix.engines.values()))[0]
-        voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw)
+        voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw, mix.accents)
         drawn = draw.random() < mix.drawn_share or not fitting
         text = texts.draw_text(draw, mix.kinds) if drawn else draw.choice(fitting)
         if mix.reduced:
