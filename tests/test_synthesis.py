@@ -128,6 +128,12 @@ def test_a_drawn_voice_is_a_function_of_its_seed(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", [pytest.param("espeak", marks=needs("espeak"))])
+def test_a_voice_has_one_of_the_accents_it_is_given(engine: str) -> None:
+    accents = {random_voice(engine, random.Random(seed), ["en-gb", "en-gb-x-rp"]).name for seed in range(20)}
+    assert {name.partition("+")[0] for name in accents} == {"en-gb", "en-gb-x-rp"}
+
+
+@pytest.mark.parametrize("engine", [pytest.param("espeak", marks=needs("espeak"))])
 def test_robots_and_whispers_are_left_out(engine: str) -> None:
     assert len(espeak_variants()) > 20
     assert not [name for name in espeak_variants() for unfit in ESPEAK_UNFIT if unfit in name]
