@@ -86,7 +86,7 @@ class Request:
     """A text to be spoken by a voice into a file.
 
     `reduced`: with function words as fluent speakers say them; `glottal` (espeak-ng only): two of three of their last
-    t's too. `spelt`: each "a" is the letter, where the engines would say the article.
+    t's too; raises SynthesisError of others. `spelt`: each "a" is the letter, where the engines would say the article.
     """
 
     text: str
@@ -95,6 +95,10 @@ class Request:
     reduced: bool = False
     glottal: bool = False
     spelt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.glottal and self.voice.engine != "espeak":
+            raise SynthesisError(f"{self.voice.engine} has no glottal stop; espeak alone can speak with glottal=True")
 
     @classmethod
     def within(

@@ -87,6 +87,12 @@ def test_a_letter_a_is_no_article(engine: str, tmp_path: Path) -> None:
     assert len(without) == 1
 
 
+@pytest.mark.parametrize("engine", ["flite", "festival"])
+def test_an_engine_without_glottal_stops_is_told_so(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(SynthesisError, match=f"{engine} has no glottal stop"):
+        Request.within(tmp_path, "look at it", VOICES[engine], reduced=True, glottal=True)
+
+
 def test_a_last_t_is_mostly_unreleased_where_speech_is_glottal(tmp_path: Path) -> None:
     voice = VOICES["espeak"]
     texts = [f"at it that {i}" for i in range(100)]
