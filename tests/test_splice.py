@@ -94,7 +94,7 @@ def test_function_words_are_exchanged_among_themselves(recipe: ModuleType) -> No
     heard = [recipe.changed(words, {"a": own}, own, draw) for _ in range(300)]
     passing = [said[1].text for said in heard]
     assert set(passing) == {"at", "in", "with"}
-    assert 0.8 < passing.count("at") / len(passing) < 0.95  # a fifth are exchanged, a third of those for themselves
+    assert 0.5 < passing.count("at") / len(passing) < 0.8
     assert 0.2 < sum(said[2].text != "word2" for said in heard) / len(heard) < 0.4
 
 

@@ -44,7 +44,6 @@ SPELT = ("an4", "duke_alnum")  # where every "a" is the letter; elsewhere it is 
 LETTER_A = "A"  # as which it is kept
 KINDS = {texts.move: 5, texts.code: 2, texts.spelling: 2, texts.digits: 1, texts.time: 1, texts.date: 1}
 MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest probabilities on the path
-MIN_CONFIDENCE_PASSING = 0.6  # of a function word: it is short, and cut a little off it is another
 SHORTEST_S, LONGEST_S = 0.06, 1.5
 FADE_S = (0.01, 0.03)  # from one word into the next
 BATCH = 24
@@ -144,8 +143,7 @@ def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[S
             yield [
                 SpokenWord(text, row["speaker"], piece_N * np.float32(0.05 / level), row["corpus"] in SPELT)
                 for text, piece_N, sure_of in zip(row["text"].split(), pieces, sure, strict=True)
-                if sure_of >= (MIN_CONFIDENCE_PASSING if text in WEAK_FORMS else MIN_CONFIDENCE)
-                and SHORTEST_S <= len(piece_N) / SAMPLE_RATE_HZ <= LONGEST_S
+                if sure_of >= MIN_CONFIDENCE and SHORTEST_S <= len(piece_N) / SAMPLE_RATE_HZ <= LONGEST_S
             ]
 
 
@@ -199,7 +197,7 @@ def changed(
     anywhere: dict[str, list[SpokenWord]],
     draw: random.Random,
 ) -> list[SpokenWord]:
-    """Replace about a third of the words by any others, and a fifth of the function words by other function words.
+    """Replace about a third of the words by any others, and half of the function words by other function words.
 
     Those are said in passing, and what usually comes next gives away more of them than the sound does.
     """
@@ -210,7 +208,7 @@ def changed(
 
     def other(word: SpokenWord) -> SpokenWord:
         passing = word.text in WEAK_FORMS
-        if draw.random() >= (0.2 if passing else 0.3):
+        if draw.random() >= (0.5 if passing else 0.3):
             return word
         return draw.choice(source[draw.choice(small if passing else choices)])
 
