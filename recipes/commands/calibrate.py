@@ -137,7 +137,7 @@ def main() -> None:
     noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")[::4]]
     model = find_model(args.model)
     samples = list(Collector(model, noises, args.share).collect(args.data / "dev"))
-    calibration = Calibration(fitted_on=f"{len(samples)} recordings of {args.data / 'dev'}")
+    calibration = Calibration(fitted_on=f"{len(samples)} recordings of dev speakers")
     for name, part, among in (
         ("speech", "is_speech", None),
         ("command", "is_command", "is_speech"),
