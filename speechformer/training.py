@@ -35,6 +35,7 @@ from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel
 from speechformer.files import replace_file
 from speechformer.growth import grow
 from speechformer.interrupts import on_interrupt
+from speechformer.minimum_wer import minimum_wer_loss
 from speechformer.model import SpeechTransformer, has_fast_bfloat16
 from speechformer.optimiser import Optimiser
 from speechformer.shape import ModelConfig
@@ -51,7 +52,8 @@ class ScheduleConfig:
     The learning rate climbs for `warmup_steps`, stays, and falls linearly to zero over the last `decay_steps`.
     The CTC head learns alone for `ctc_only_steps`; then the decoder joins, and the CTC share of the loss falls
     from 1 to `ctc_weight` over `join_steps`. `consistency` is what it costs when the CTC head reads two views of an
-    utterance differently (`data.views` is 2 then).
+    utterance differently (`data.views` is 2 then), `minimum_wer` what a wrong word costs among the best hypotheses of
+    `minimum_wer_utterances` of each batch: for a model that has learnt already (see `speechformer.minimum_wer`).
     """
 
     n_steps: int = 10_000
@@ -62,6 +64,8 @@ class ScheduleConfig:
     join_steps: int = 1_000
     ctc_weight: float = 0.3
     consistency: float = 0.0
+    minimum_wer: float = 0.0
+    minimum_wer_utterances: int = 8
     label_smoothing: float = 0.1
     weight_decay: float = 1e-2
     clip: float = 1.0
@@ -93,6 +97,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.schedule.consistency and self.data.views != 2:
             raise ConfigError("schedule.consistency compares two views of an utterance; set data.views=2")
+        if self.schedule.minimum_wer and self.schedule.minimum_wer_utterances < 1:
+            raise ConfigError(
+                "schedule.minimum_wer learns from hypotheses; set schedule.minimum_wer_utterances to 1 or more"
+            )
         if self.data.views < 1:
             raise ConfigError(f"data.views is 1 or more, not {self.data.views}")
         for name in ("evaluate_every", "save_every", "log_every", "keep_best", "max_dev_utterances"):
@@ -252,6 +260,11 @@ class Trainer:
             loss, parts = joint_loss(
                 model, batch, ctc_share(self.step, schedule), schedule.label_smoothing, schedule.consistency
             )
+            if schedule.minimum_wer:
+                tokenizer, n_utterances = self.checkpoint.tokenizer, schedule.minimum_wer_utterances
+                errors = minimum_wer_loss(model, batch, tokenizer, n_utterances)
+                parts["minimum_wer"] = float(errors.detach())
+                loss = loss + schedule.minimum_wer * errors
         loss.backward()
         self.world.average(weight.grad for weight in model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))
