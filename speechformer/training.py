@@ -254,13 +254,11 @@ class Trainer:
     def update(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step and return the losses; a step that is not a number is skipped."""
         model, schedule = self.checkpoint.model.train(), self.config.schedule
-        rate = learning_rate(self.step, schedule)
+        rate, ctc_weight = learning_rate(self.step, schedule), ctc_share(self.step, schedule)
         self.optimiser.zero_grad()
         with torch.autocast(self.world.device.partition(":")[0], torch.bfloat16, enabled=self.bf16):
-            loss, parts = joint_loss(
-                model, batch, ctc_share(self.step, schedule), schedule.label_smoothing, schedule.consistency
-            )
-            if schedule.minimum_wer:
+            loss, parts = joint_loss(model, batch, ctc_weight, schedule.label_smoothing, schedule.consistency)
+            if schedule.minimum_wer and ctc_weight < 1:
                 tokenizer, n_utterances = self.checkpoint.tokenizer, schedule.minimum_wer_utterances
                 errors = minimum_wer_loss(model, batch, tokenizer, n_utterances)
                 parts["minimum_wer"] = float(errors.detach())
