@@ -21,7 +21,7 @@ from speechformer.model import SpeechTransformer
 from speechformer.tokenizer import BOS, EOS, Tokenizer
 from speechformer.torch_recogniser import TorchRecogniser
 from speechformer.training import ScheduleConfig, TrainConfig, Trainer
-from tests.test_training import SHORT, config, cut_off, weights
+from tests.test_training import SHORT, alone, config, cut_off, weights
 
 __all__ = ["config"]  # the fixture
 
@@ -37,12 +37,6 @@ def batch(tokenizer: Tokenizer) -> Batch:
     draw = torch.Generator().manual_seed(3)
     features = [torch.randn(frames, 3, generator=draw).numpy() for frames in (24, 12, 30)]
     return make_batch(features, [tokenizer.encode("go left"), tokenizer.encode("stop"), []])
-
-
-def alone(batch: Batch, i: int) -> Batch:
-    frames, tokens = int(batch.frames_B[i]), int(batch.tokens_B[i])
-    return Batch(batch.features_BTC[i : i + 1, :frames], batch.frames_B[i : i + 1],
-                 batch.tokens_BL[i : i + 1, : tokens + 2], batch.tokens_B[i : i + 1])  # fmt: skip
 
 
 def test_the_loss_is_that_of_the_paper_over_what_the_search_finds(
