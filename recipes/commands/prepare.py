@@ -51,7 +51,7 @@ class Mix:
     """What is synthesised: by which engines, how much of it drawn texts and of which kinds, how long the others are.
 
     `reduced`: faster, with the weak forms of function words; `glottal`: and their last t seldom released; `accents`:
-    those of espeak-ng (see speechformer.synthesis).
+    those of espeak-ng (see speechformer.synthesis); `commands`: the others are sentences of the ready command files.
     """
 
     engines: dict[str, float]
@@ -61,6 +61,7 @@ class Mix:
     reduced: bool = False
     glottal: bool = False
     accents: tuple[str, ...] = ESPEAK_ACCENTS
+    commands: bool = False
 
 
 MIXES = {
@@ -83,6 +84,10 @@ MIXES = {
     "synthetic5": Mix(
         {"espeak": 1.0}, 0.7, {texts.move: 0.5, texts.code: 0.1, texts.spelling: 0.1}, (4, 20), reduced=True,
         accents=BRITISH_ACCENTS,
+    ),
+    # What the application's own command files say: no other text has "files" or "directories".
+    "synthetic6": Mix(
+        {"espeak": 0.45, "flite": 0.33, "festival": 0.22}, 0.0, {}, (1, 14), reduced=True, commands=True,
     ),
 }  # fmt: skip
 
@@ -114,6 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic3", type=int, default=10_000, help="fast, with weak forms (10000)")
     parser.add_argument("--synthetic4", type=int, default=5_000, help="the same, the t of at and it unreleased (5000)")
     parser.add_argument("--synthetic5", type=int, default=8_000, help="moves, codes and spelling by Britons (8000)")
+    parser.add_argument("--synthetic6", type=int, default=4_000, help="of the ready command files (4000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
@@ -207,11 +213,16 @@ def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Reques
     while True:
         engine = draw.choices(list(mix.engines), list(mix.engines.values()))[0]
         voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw, mix.accents)
-        drawn = draw.random() < mix.drawn_share or not fitting
-        text = texts.draw_text(draw, mix.kinds) if drawn else draw.choice(fitting)
+        drawn = draw.random() < mix.drawn_share or not (fitting or mix.commands)
+        text = texts.draw_text(draw, mix.kinds) if drawn else draw_line(draw, mix, fitting)
         if mix.reduced:
             voice = replace(voice, speed=draw.uniform(0.9, 1.6))
         yield Request.within(folder, text, voice, mix.reduced, mix.glottal, spelt=drawn or texts.is_spelt(text))
+
+
+def draw_line(draw: random.Random, mix: Mix, lines: list[str]) -> str:
+    """Draw one of the texts, or a sentence of a command file."""
+    return texts.command(draw, lines) if mix.commands else draw.choice(lines)
 
 
 def draw_dev_voice(draw: random.Random) -> Voice:

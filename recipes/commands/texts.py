@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 from num2words import num2words
 
+from speechformer.grammar import Grammar
+from speechformer.network import ANY_WORD
 from speechformer.tokenizer import normalise
+
+COMMAND_FILES = Path(__file__).resolve().parents[2] / "assets" / "commands"
+COMMAND_SETS = "computer home media timers".split()  # the other files hold letters and digits, which are drawn below
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -83,6 +90,33 @@ def time(draw: random.Random) -> str:
 def move(draw: random.Random) -> str:
     """Draw a move on a board: what to do with which colour, where."""
     return " ".join(map(draw.choice, (VERBS, COLOURS, PREPOSITIONS, LETTERS, DIGITS, ADVERBS)))
+
+
+@cache
+def command_set(name: str) -> Grammar:
+    """Load one of the command files that come with the application."""
+    return Grammar.load(COMMAND_FILES / f"{name}.yaml")
+
+
+def command(draw: random.Random, dictated: list[str]) -> str:
+    """Draw a sentence of a ready command file; a wildcard is the first words of one of the texts `dictated`.
+
+    After each word all that can follow are as likely as each other, and the end, however many sentences they lead to.
+    """
+    grammar = command_set(draw.choice(COMMAND_SETS))
+    place, words, wild = grammar.start, list[str](), False
+    while True:
+        steps = grammar.steps(place)
+        ways = {step.words: step for step in draw.sample(steps, len(steps))}
+        ends = grammar.ending(place) is not None
+        chosen = draw.choice([*sorted(ways), *([None] if ends else [])])
+        if chosen is None:
+            return " ".join(words)
+        if chosen != (ANY_WORD,):
+            words += chosen
+        elif not wild:
+            words += draw.choice(dictated).split()[: draw.randint(1, 5)]
+        place, wild = ways[chosen].config, chosen == (ANY_WORD,)
 
 
 KINDS: dict[Callable[[random.Random], str], float] = {

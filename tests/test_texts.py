@@ -1,0 +1,43 @@
+"""Texts that are drawn for synthesis: sentences of the ready command files."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "commands"
+
+
+@pytest.fixture(scope="module")
+def texts() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPE))
+        import texts
+
+        return texts
+
+
+def test_drawn_commands_are_the_files_sentences(texts: ModuleType) -> None:
+    draw = random.Random(1)
+    drawn = [texts.command(draw, ["book a table for two tonight please"]) for _ in range(300)]
+    grammars = [texts.command_set(name) for name in texts.COMMAND_SETS]
+    assert all(any(grammar.interpret(text) for grammar in grammars) for text in drawn)
+    assert all(any(grammar.interpret(text) for text in drawn) for grammar in grammars)
+    assert len(set(drawn)) > 150
+
+
+def test_a_wildcard_says_the_first_words_of_a_text(texts: ModuleType) -> None:
+    draw = random.Random(1)
+    drawn = [texts.command(draw, ["zebras sing"]) for _ in range(2000)]
+    wild = [text for text in drawn if "zebras" in text]
+    assert wild
+    assert all(text.count("zebras") == 1 for text in wild)
+    assert {text.partition("zebras")[2].split()[:1] == ["sing"] for text in wild} == {True, False}
+
+
+def test_the_same_draw_gives_the_same_command(texts: ModuleType) -> None:
+    one, other = ([texts.command(draw, ["hello"]) for _ in range(20)] for draw in (random.Random(2), random.Random(2)))
+    assert one == other
