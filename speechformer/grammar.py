@@ -72,6 +72,7 @@ class Grammar:
         self.start: Config = (start, None)
         self.has_wildcards = builder.has_wildcards
         self._steps: dict[Config, tuple[list[Step], tuple[Mark, ...] | None]] = {}
+        self._ways: dict[Config, dict[str, list[tuple[int, Step]]]] = {}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Grammar:
@@ -90,6 +91,15 @@ class Grammar:
     def ending(self, config: Config) -> tuple[Mark, ...] | None:
         """Return the marks on the way to the end, or None where a sentence cannot end."""
         return self._explore(config)[1]
+
+    def _begun_by(self, word: str, config: Config) -> list[tuple[int, Step]]:
+        """Return the steps that may begin with a word, each with its place in the file's order."""
+        if config not in self._ways:
+            ways: dict[str, list[tuple[int, Step]]] = {}
+            for n, step in enumerate(self.steps(config)):
+                ways.setdefault(step.words[0], []).append((n, step))
+            self._ways[config] = ways
+        return self._ways[config].get(word, []) + self._ways[config].get(ANY_WORD, [])
 
     def _explore(self, config: Config) -> tuple[list[Step], tuple[Mark, ...] | None]:
         if config in self._steps:
@@ -145,7 +155,7 @@ class Grammar:
         chart[0][self.start] = (), 0, self.start, None
         for i in range(len(words)):
             for config, (rank, *_) in chart[i].items():
-                for n, step in enumerate(self.steps(config)):
+                for n, step in self._begun_by(words[i], config):
                     end = i + len(step.words)
                     if step.words == (ANY_WORD,) or tuple(words[i:end]) == step.words:
                         new = (*rank, n), i, config, step

@@ -18,6 +18,7 @@ from speechformer.errors import CheckpointError, ConfigError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
 SYMBOLS = {"&": " and ", "%": " percent ", "@": " at ", "+": " plus ", "=": " equals ", "°": " degrees "}
+PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")  # as it is to be written, like all that the model writes
 ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)\b")
 SEAM = re.compile(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])")  # 5|km, mp|3
 CLOCK = re.compile(r"\b(\d{1,2}):(\d{2})\b")
@@ -32,6 +33,8 @@ def normalise(text: str) -> str:
     Accents are dropped, digits are spelt ("7:30" → "seven thirty", "21st" → "twenty first",
     "1.5" → "one point five"), symbols with a common name are read out, other signs become spaces.
     """
+    if PLAIN.fullmatch(text):
+        return text
     text = unicodedata.normalize("NFKD", text.replace("’", "'").replace("‘", "'")).lower()
     text = "".join(char for char in text if not unicodedata.combining(char))
     text = MONEY.sub(lambda match: f"{match[2]} {CURRENCIES[match[1]]} ", text)
