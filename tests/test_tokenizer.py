@@ -73,6 +73,11 @@ def test_normalised_text_is_plain_and_stays_as_it_is(text: str) -> None:
     assert normalise(plain) == plain
 
 
+@given(st.lists(st.text(string.ascii_lowercase, min_size=1), min_size=1).map(" ".join))
+def test_plain_words_are_what_they_would_be_by_the_long_way(text: str) -> None:
+    assert normalise(text) == text == normalise(f" {text}\n")  # what is around the words takes the long way
+
+
 @pytest.mark.parametrize("letter", ALPHABET)
 def test_every_letter_can_be_spelt_though_the_text_had_it_not(letter: str) -> None:
     tiny = Tokenizer.train(["go"], 40)
