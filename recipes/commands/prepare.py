@@ -85,7 +85,7 @@ MIXES = {
         {"espeak": 1.0}, 0.7, {texts.move: 0.5, texts.code: 0.1, texts.spelling: 0.1}, (4, 20), reduced=True,
         accents=BRITISH_ACCENTS,
     ),
-    # What the application's own command files say: no other text has "files" or "directories".
+    # What the application's own command files say: hardly any other text has "files", none "directories".
     "synthetic6": Mix(
         {"espeak": 0.45, "flite": 0.33, "festival": 0.22}, 0.0, {}, (1, 14), reduced=True, commands=True,
     ),
