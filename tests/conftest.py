@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,19 @@ from speechformer.model import SpeechTransformer
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 
+COMMANDS_RECIPE = Path(__file__).parents[1] / "recipes" / "commands"
 PACKAGE = str(Path(speechformer.__file__).parent)
 SUFFIX = re.compile(r"_([A-Z0-9]+)$")
 WORDS = {"go": (0, 1, 2), "stop": (2, 1, 0), "left": (3, 0, 3), "right": (1, 3, 1)}
 TONES_HZ = (300, 700, 1500, 3000)
 torch.set_num_threads(1)
+
+
+def import_recipe(name: str) -> ModuleType:
+    """Import a script of the commands recipe, which finds its neighbours as it does when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(COMMANDS_RECIPE))
+        return importlib.import_module(name)
 
 
 def misnamed(names: dict[str, Any]) -> list[str]:

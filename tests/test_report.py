@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import import_recipe
+
 ROOT = Path(__file__).parents[1]
 RATES = {"n_utterances": 40, "wer": 0.125, "wer_low": 0.1, "wer_high": 0.2, "cer": 0.05, "sentence_accuracy": 0.9}
 
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "recipes" / "commands"))
-        import report
-
-        return report
+    return import_recipe("report")
 
 
 @pytest.fixture

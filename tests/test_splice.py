@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import random
 from itertools import islice
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform
+from tests.conftest import import_recipe
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "commands"
 TONE_N = np.sin(np.arange(SAMPLE_RATE_HZ // 5) / 5).astype(np.float32)  # 0.2 s
 
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPE))
-        import splice
-
-        return splice
+    return import_recipe("splice")
 
 
 def test_words_are_cut_where_it_is_quietest_between_them(recipe: ModuleType) -> None:

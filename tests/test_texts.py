@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "commands"
+from tests.conftest import import_recipe
 
 
 @pytest.fixture(scope="module")
 def texts() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPE))
-        import texts
-
-        return texts
+    return import_recipe("texts")
 
 
 def test_drawn_commands_are_the_files_sentences(texts: ModuleType) -> None:

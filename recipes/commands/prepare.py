@@ -213,7 +213,7 @@ def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Reques
     while True:
         engine = draw.choices(list(mix.engines), list(mix.engines.values()))[0]
         voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw, mix.accents)
-        drawn = draw.random() < mix.drawn_share or not (fitting or mix.commands)
+        drawn = draw.random() < mix.drawn_share or not fitting
         text = texts.draw_text(draw, mix.kinds) if drawn else draw_line(draw, mix, fitting)
         if mix.reduced:
             voice = replace(voice, speed=draw.uniform(0.9, 1.6))
