@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from types import ModuleType
 
 import pytest
@@ -36,3 +37,19 @@ def test_a_wildcard_says_the_first_words_of_a_text(texts: ModuleType) -> None:
 def test_the_same_draw_gives_the_same_command(texts: ModuleType) -> None:
     one, other = ([texts.command(draw, ["hello"]) for _ in range(20)] for draw in (random.Random(2), random.Random(2)))
     assert one == other
+
+
+LINES = ["show the files", "show the lights", "show every file", "hide the files", "show teh lights", "show lights"]
+
+
+def test_texts_are_chosen_until_their_words_are_heard_often_enough(texts: ModuleType) -> None:
+    chosen = texts.seldom_heard(LINES, Counter({"show": 9, "the": 9}), least=2)
+    said = Counter(word for line in chosen for word in line.split())
+    assert said["files"] == said["lights"] == 2
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_words_heard_often_or_found_in_one_text_alone_choose_nothing(texts: ModuleType) -> None:
+    heard = Counter({"show": 9, "the": 9, "files": 2, "lights": 2})
+    assert texts.seldom_heard(LINES, heard, least=2) == []
+    assert heard == {"show": 9, "the": 9, "files": 2, "lights": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -117,6 +118,21 @@ def command(draw: random.Random, dictated: list[str]) -> str:
         elif not wild:
             words += draw.choice(dictated).split()[: draw.randint(1, 5)]
         place, wild = ways[chosen].config, chosen == (ANY_WORD,)
+
+
+def seldom_heard(lines: list[str], heard: Counter[str], least: int, seed: int = 0) -> list[str]:
+    """Choose texts for their words: until each word has been heard `least` times, as far as there are texts.
+
+    `heard` is how often training has said each word. Words of one text alone are misspelt too often to be asked for.
+    """
+    n_texts = Counter(word for line in lines for word in set(line.split()))
+    heard, chosen = heard.copy(), list[str]()
+    for line in random.Random(seed).sample(lines, len(lines)):
+        words = line.split()
+        if any(heard[word] < least and n_texts[word] > 1 for word in words):
+            chosen.append(line)
+            heard.update(words)
+    return chosen
 
 
 KINDS: dict[Callable[[random.Random], str], float] = {
