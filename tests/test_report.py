@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from speechformer.grammar import Grammar
 from tests.conftest import import_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -72,9 +73,10 @@ accepted from a confidence of 0.44 on
     [
         ("command sets", "| grid sentences | 97.8 | 99.8 |"),
         ("trials", "| an4 | 1,052 | 97.8 (96.7–98.5) | 98.1 | 1.9 | 0.3 | 0.7 | 99.8 (663) | 0.006 |"),
-        ("trials", "82.5 / 82.5 / 82.5 / 82.5 % are called no command or no speech."),
-        ("risk", "| 100 % | 1.9 | 1.9 | 1.9 | 1.9 |"),
+        ("trials", "82.5 / 82.5 / 82.5 / 82.5 / 82.5 % are called no command or no speech."),
+        ("risk", "| 100 % | 1.9 | 1.9 | 1.9 | 1.9 | 1.9 |"),
         ("risk graph", "    line [0.0, 0.2, 0.2, 0.2, 1.9]"),
+        ("noise", "| sentences read aloud | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
         ("noise", "| digit strings | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
         ("quiet", "| `home.yaml` | 423 | 1.03 | 0 | 0 |"),
         ("calibration", "| command, of what is speech | 3,750 | 52 % | 0.020 |"),
@@ -107,3 +109,13 @@ def test_every_block_of_the_pages_can_be_made(recipe: ModuleType, report: Any) -
 
 def test_a_table_has_as_many_cells_everywhere(recipe: ModuleType) -> None:
     assert recipe.table(("a", ""), [(1, "x")]) == ["| a |  |", "|---|---|", "| 1 | x |"]
+
+
+def test_every_second_sentence_that_was_read_is_a_command(recipe: ModuleType, tmp_path: Path) -> None:
+    texts = [f"{first} {second}" for first in "abcd" for second in ("lamp", "door")]  # too short for slots
+    for corpus, text in zip(2 * recipe.READ, texts, strict=True):
+        row = {"audio_filepath": "x.wav", "duration": 1.0, "text": text, "speaker": "y"}
+        with (tmp_path / f"{corpus}.jsonl").open("a") as manifest:
+            print(json.dumps(row), file=manifest)
+    grammar = Grammar.parse(recipe.read_set(tmp_path))
+    assert [grammar.interpret(text) is not None for text in sorted(texts)] == [True, False] * 4

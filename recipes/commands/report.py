@@ -19,9 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from calibrate import READY, ROOT, TRIALS
+import numpy as np
+from calibrate import READ, READY, ROOT, TRIALS, templates
 from rich.progress import track
 
+from speechformer.data import read_manifest
 from speechformer.files import replace_file
 
 CARD = Path("speechformer/pretrained/commands-en/MODEL_CARD.md")
@@ -43,8 +45,9 @@ GRAMMARS = {
     "fsdd": "digit strings (fsdd, and speechocean762's)",
     "an4": "an4",
     "grid": "grid",
+    "read": "sentences read aloud",
 }
-STRANGERS = ("speechocean762", "common_voice", "kathleen", "ljspeech")
+READ_SET = "read.yaml"  # made of half of the sentences of READ's test speech
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
 SNRS_DB = (18, 12, 6)
 PROGRAMS = {
@@ -66,11 +69,14 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     for split in ("dev", "test"):
         for manifest in sorted((args.data / split).glob("[!_.]*.jsonl")):
             yield f"{split} {manifest.stem}", [*evaluate, str(manifest)]
+    read, ratios = [str(test / f"{name}.jsonl") for name in READ], ",".join(map(str, SNRS_DB))
     for name in GRAMMARS:
-        inside, own = [*evaluate, "--commands", str(TRIALS[name])], str(test / f"{name}.jsonl")
-        yield f"commands {name}", [*inside, own, *(str(test / f"{other}.jsonl") for other in STRANGERS)]
-        ratios = ",".join(map(str, SNRS_DB))
-        yield f"noise {name}", [*inside, own, "--noise", str(args.noise), "--snr", ratios]
+        grammar, own = (
+            (TRIALS[name], [str(test / f"{name}.jsonl")]) if name in TRIALS else (args.figures / READ_SET, [])
+        )
+        inside = [*evaluate, "--commands", str(grammar)]
+        yield f"commands {name}", [*inside, *own, *read]
+        yield f"noise {name}", [*inside, *(own or read), "--noise", str(args.noise), "--snr", ratios]
     sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
     for grammar in QUIET:
         yield f"quiet {grammar.stem}", [*evaluate, "--commands", str(grammar), *sounds]
@@ -82,6 +88,7 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 def measure(args: argparse.Namespace) -> int:
     """Run what has not been run and keep what it prints: calibration first, peers, which are timed, last and alone."""
     args.figures.mkdir(parents=True, exist_ok=True)
+    (args.figures / READ_SET).write_text(read_set(args.data / "test"), "utf-8")
     left = {name: command for name, command in commands(args) if not (args.figures / f"{name}.out").exists()}
     together = [name for name in left if name not in ("calibration", "peers")]
     for names in (["calibration"], together, ["peers"]):
@@ -94,6 +101,13 @@ def measure(args: argparse.Namespace) -> int:
             print(f"report: failed: {', '.join(failed)}; see above, and start again to go on", file=sys.stderr)
             return 1
     return 0
+
+
+def read_set(test: Path) -> str:
+    """Make a command file of every second sentence that was read aloud, always the same one."""
+    sentences = sorted({row["text"] for name in READ for row in read_manifest(test / f"{name}.jsonl")})
+    words = sorted({word for sentence in sentences for word in sentence.split()})
+    return templates(sentences[::2], words, np.random.default_rng(0))
 
 
 def run(path: Path, command: Sequence[str]) -> int:
@@ -136,7 +150,8 @@ class Report:
 
     def command_sets(self) -> list[str]:
         names = ("the 30 words of speech_commands", "digit strings (fsdd)",
-                 "an4: spelling, numbers, dates, control words", "grid sentences")  # fmt: skip
+                 "an4: spelling, numbers, dates, control words", "grid sentences",
+                 "sentences read aloud, each with two slots")  # fmt: skip
         rows = [
             (name, percent(one["accuracy"]), percent(one["other_speech_refused"]))
             for name, one in zip(names, self.inside().values(), strict=True)
@@ -230,7 +245,7 @@ class Report:
         risks = [[percent(risk) for risk in one["risk_at_coverage"].values()] for one in self.inside().values()]
         top = int(max(float(risk) for line in risks for risk in line)) + 1
         return [
-            "```mermaid", "xychart-beta", '    title "Risk and coverage: speech_commands, digits, an4, grid"',
+            "```mermaid", "xychart-beta", f'    title "Risk and coverage: {", ".join(GRAMMARS)}"',
             '    x-axis "answered, %" [50, 80, 90, 95, 100]', f'    y-axis "wrong, %" 0 --> {top}',
             *(f"    line [{', '.join(line)}]" for line in risks), "```",
         ]  # fmt: skip

@@ -1,0 +1,52 @@
+"""What calibration makes of sentences that people read: command files with slots."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from speechformer.grammar import Grammar
+from tests.conftest import import_recipe
+
+SENTENCES = [f"{verb} the {colour} {thing}" for verb in ("no", "on", "lift") for colour in ("red", "blue")
+             for thing in ("box", "lamp", "door", "yes", "null")]  # fmt: skip
+WORDS = "apple bear cloud dance eagle forest grape hill iron jump".split()
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    return import_recipe("calibrate")
+
+
+def accepted(recipe: ModuleType, seed: int) -> list[bool]:
+    grammar = Grammar.parse(recipe.templates(SENTENCES, WORDS, np.random.default_rng(seed)))
+    return [grammar.interpret(sentence) is not None for sentence in SENTENCES]
+
+
+def test_sentences_are_commands_with_slots_unless_a_word_was_taken_out(
+    recipe: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share, found in ((0.0, {True}), (1.0, {False})):
+        monkeypatch.setattr(recipe, "MISSING", share)
+        assert set(accepted(recipe, 1)) == found
+
+
+def test_a_slot_takes_what_was_said_or_another_word(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "MISSING", 0.0)
+    grammar = Grammar.parse(recipe.templates(["open the box"], WORDS, np.random.default_rng(3)))
+    others = [f"{word} the box".split() for word in WORDS]
+    others += [f"open {word} box".split() for word in WORDS] + [f"open the {word}".split() for word in WORDS]
+    meanings = [grammar.interpret(" ".join(words)) for words in others]
+    values = {value for meaning in meanings if meaning for value in meaning.slots.values()}
+    assert 1 <= len(values) <= recipe.N_VALUES
+    said = grammar.interpret("open the box")
+    assert said is not None
+    assert said.intent == "sentence_0"
+    assert set(said.slots) == {"slot_0_0"}
+
+
+def test_some_sentences_lack_a_word_and_the_same_draw_gives_the_same_file(recipe: ModuleType) -> None:
+    assert {True, False} == set(accepted(recipe, 5))
+    assert accepted(recipe, 5) == accepted(recipe, 5)
