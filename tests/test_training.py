@@ -110,9 +110,10 @@ def test_a_run_begins_with_the_weights_it_is_given(config: TrainConfig, tmp_path
     save_checkpoint(tmp_path / "model", first.checkpoint)
     second = Trainer(replace(config, seed=2, initial=tmp_path / "model"), tmp_path / "second")
     assert torch.equal(weights(second), weights(first))
-    wider = replace(config, initial=tmp_path / "model", model=replace(SMALL, d_ff=128))
-    with pytest.raises(ConfigError, match="another network"):
-        Trainer(wider, tmp_path / "third")
+    for other in ({"d_ff": 32}, {"window_frames": 8}, {"n_heads": 4}):
+        changed = replace(config, initial=tmp_path / "model", model=replace(SMALL, **other))
+        with pytest.raises(ConfigError, match="another network"):
+            Trainer(changed, tmp_path / "third")
 
 
 def test_a_run_can_begin_with_the_weights_of_another_vocabulary(
@@ -137,6 +138,15 @@ def test_a_run_can_begin_with_the_weights_of_another_vocabulary(
 
 
 @torch.no_grad()
+def hear(model: SpeechTransformer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what both heads make of the same two random utterances."""
+    draw = torch.Generator().manual_seed(4)
+    features_BTC = torch.randn(2, 40, model.config.n_features, generator=draw)
+    memory_BMD, mask_BM = model.eval().encode(features_BTC, torch.tensor([40, 23]))
+    logits_BLV, _ = model.decode(torch.tensor([[1, 5, 6], [1, 4, 4]]), model.start_decoding(memory_BMD, mask_BM))
+    return model.ctc_logits(memory_BMD), logits_BLV
+
+
 def test_a_run_can_begin_with_the_weights_of_fewer_layers(config: TrainConfig, tmp_path: Path) -> None:
     shallow = replace(config, model=replace(SMALL, n_encoder_layers=2))
     first = Trainer(shallow, tmp_path / "first").checkpoint
@@ -144,19 +154,33 @@ def test_a_run_can_begin_with_the_weights_of_fewer_layers(config: TrainConfig, t
     shape = replace(SMALL, n_encoder_layers=3, n_decoder_layers=2)
     second = Trainer(replace(config, initial=tmp_path / "model", model=shape), tmp_path / "second").checkpoint
     assert second.model.n_parameters() > first.model.n_parameters()
-    features_BTC, frames_B = torch.randn(2, 40, first.model.config.n_features), torch.tensor([40, 23])
-    heard = []
-    for model in (first.model.eval(), second.model.eval()):
-        memory_BMD, mask_BM = model.encode(features_BTC, frames_B)
-        logits_BLV, _ = model.decode(torch.tensor([[1, 5, 6], [1, 4, 4]]), model.start_decoding(memory_BMD, mask_BM))
-        heard.append((model.ctc_logits(memory_BMD), logits_BLV))
-    torch.testing.assert_close(heard[0], heard[1])
+    torch.testing.assert_close(hear(second.model), hear(first.model))
     new = second.model.encoder.layers[1].feed_forward
     assert not new.narrow.weight.any()
     assert torch.equal(new.widen.weight, first.model.encoder.layers[0].feed_forward.widen.weight)
     save_checkpoint(tmp_path / "deeper", second)
     with pytest.raises(ConfigError, match="deeper has another network"):
         Trainer(replace(shallow, initial=tmp_path / "deeper"), tmp_path / "third")
+
+
+@pytest.mark.parametrize("more", [{"d_ff": 80}, {"d_model": 48, "n_heads": 3}, {"d_model": 64, "n_heads": 4, "d_ff": 96,
+                                                                              "n_decoder_layers": 2}])  # fmt: skip
+def test_a_run_can_begin_with_the_weights_of_narrower_layers(
+    config: TrainConfig, tmp_path: Path, more: dict[str, int]
+) -> None:
+    trainer = Trainer(config, tmp_path / "first")
+    batches = trainer.batches()
+    for _ in range(3):  # norms and biases are no longer what they begin as
+        trainer.update(next(batches))
+    save_checkpoint(tmp_path / "model", trainer.checkpoint)
+    wider = replace(config, initial=tmp_path / "model", model=replace(SMALL, **more))
+    second = Trainer(wider, tmp_path / "second")
+    torch.testing.assert_close(hear(second.checkpoint.model), hear(trainer.checkpoint.model), rtol=1e-3, atol=1e-4)
+    narrow = second.checkpoint.model.encoder.layers[0].feed_forward.narrow.weight
+    before = narrow.clone()
+    second.update(next(second.batches()))
+    assert (narrow[-1] != before[-1]).any()  # what is new learns
+    assert (narrow[:, -1] != before[:, -1]).any()
 
 
 def test_a_run_leaves_its_settings_its_history_and_a_model(config: TrainConfig, tmp_path: Path) -> None:
