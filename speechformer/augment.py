@@ -28,8 +28,10 @@ Array = npt.NDArray[np.float32]
 class AugmentConfig:
     """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit.
 
-    `speeds` change pace and voice together, `tempos` the pace alone. `babble` is the share of the noises that is
-    made of so many voices of others. `codec_level` is how hard MP3 or Opus compress (see `compress_lossily`).
+    `speeds` change pace and voice together, `tempos` the pace alone. `pad` lays up to `pad_s` of silence around an
+    utterance, `wait` as much as someone leaves who starts a recording, speaks, and stops it. `babble` is the share of
+    the noises that is made of so many voices of others. `codec_level` is how hard MP3 or Opus compress (see
+    `compress_lossily`).
     """
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
@@ -41,6 +43,8 @@ class AugmentConfig:
     uneven_s: tuple[float, float] = (0.1, 0.3)
     pad: float = 0.5
     pad_s: float = 0.3
+    wait: float = 0.0
+    wait_s: tuple[float, float] = (0.5, 2.5)
     room: float = 0.3
     noise: float = 0.5
     snr_db: tuple[float, float] = (0.0, 30.0)
@@ -169,9 +173,14 @@ def augment_speech(waveform_N: Waveform, config: AugmentConfig, draw: np.random.
     if config.uneven and draw.random() < config.uneven:  # else older settings draw what they drew
         waveform_N = vary_level(waveform_N, draw.uniform(*config.uneven_db), draw.uniform(*config.uneven_s), draw)
     if draw.random() < config.pad:
-        before, after = (draw.uniform(0, config.pad_s, 2) * SAMPLE_RATE_HZ).astype(int)
-        waveform_N = np.pad(waveform_N, (before, after))
+        waveform_N = _pad(waveform_N, draw.uniform(0, config.pad_s, 2))
+    if config.wait and draw.random() < config.wait:  # else older settings draw what they drew
+        waveform_N = _pad(waveform_N, draw.uniform(*config.wait_s, 2))
     return waveform_N
+
+
+def _pad(waveform_N: Waveform, before_after_s: npt.NDArray[np.float64]) -> Waveform:
+    return np.pad(waveform_N, tuple((before_after_s * SAMPLE_RATE_HZ).astype(int)))
 
 
 def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator) -> Waveform:

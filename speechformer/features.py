@@ -27,6 +27,8 @@ HOP = SAMPLE_RATE_HZ // FRAMES_PER_S
 WINDOW = SAMPLE_RATE_HZ // 40
 N_FFT = 512
 FLOOR = 1e-10  # power under which there is nothing to hear: −100 dB
+CLICK_FRAMES = 10  # what is shorter is not taken for the loudest speech
+NEAR_DB, FAR_DB = 25.0, 35.0  # under the loudest speech: what counts fully, and what does not count
 
 Array = npt.NDArray[np.float32]
 
@@ -35,7 +37,8 @@ Array = npt.NDArray[np.float32]
 class FeatureConfig:
     """Size of the frames, and what is taken away from them.
 
-    `normalise`: "utterance" gives every coefficient zero mean and unit variance over the utterance;
+    `normalise`: "speech" gives every coefficient zero mean and unit variance over what is not silence;
+    "utterance" does over all of it, so that a second of silence before a word changes the word;
     "mean" takes the utterance's mean away and divides by `scale_C` of the training set;
     "global" uses `mean_C` and `scale_C` of the training set alone.
     `hiss_db` under its level, white noise is laid on the utterance and `edge_s` before and after it.
@@ -45,7 +48,7 @@ class FeatureConfig:
     n_mfcc: int = 40
     edge_s: float = 0.1
     hiss_db: float = 40.0
-    normalise: Literal["utterance", "mean", "global"] = "utterance"
+    normalise: Literal["speech", "utterance", "mean", "global"] = "utterance"
     mean_C: tuple[float, ...] = ()
     scale_C: tuple[float, ...] = ()
 
@@ -111,11 +114,35 @@ def normalise(features_TC: Array, config: FeatureConfig) -> Array:
         return features_TC
     mean_C: Array = np.asarray(config.mean_C, np.float32)
     scale_C: Array = np.asarray(config.scale_C, np.float32)
+    if config.normalise == "speech":
+        weight_T = presence(features_TC, config)
+        mean_C = weight_T @ features_TC
+        return (features_TC - mean_C) / (np.sqrt(weight_T @ np.square(features_TC - mean_C)) + np.float32(1e-2))
     if config.normalise != "global":
         mean_C = features_TC.mean(axis=0)
     if config.normalise == "utterance":
         scale_C = features_TC.std(axis=0)
     return (features_TC - mean_C) / (scale_C + 1e-2)
+
+
+@cache
+def _cosines_CF(n_mfcc: int, n_mels: int) -> Array:
+    angle_CF = np.outer(np.arange(n_mfcc), np.arange(n_mels) + 0.5) * (np.pi / n_mels)
+    scale_C = np.sqrt(np.where(np.arange(n_mfcc) == 0, 1, 2) / n_mels)
+    return (np.cos(angle_CF) * scale_C[:, None]).astype(np.float32)
+
+
+def presence(features_TC: Array, config: FeatureConfig) -> Array:
+    """Return how much each frame counts when speech is measured, `weight_T`; they add up to one.
+
+    Frames up to `NEAR_DB` under the loudest count fully, those beyond `FAR_DB` not at all. Cepstra say how loud a
+    frame is: their cosines give its (smoothed) mel bands back.
+    """
+    mel_TF = features_TC @ _cosines_CF(config.n_mfcc, config.n_mels)
+    level_db_T = 10 * np.log10(np.power(10, mel_TF / 10).sum(axis=1) + np.float32(FLOOR))
+    loudest = np.partition(level_db_T, -min(CLICK_FRAMES, len(level_db_T)))[-min(CLICK_FRAMES, len(level_db_T))]
+    weight_T: Array = ((level_db_T - loudest + FAR_DB) / (FAR_DB - NEAR_DB)).clip(0, 1).astype(np.float32)
+    return weight_T / weight_T.sum()
 
 
 def filters(config: FeatureConfig) -> tuple[Array, Array, Array]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import librosa
 import numpy as np
 import pytest
+import scipy.signal
 
-from speechformer.audio import Waveform
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform
 from speechformer.errors import ConfigError
 from speechformer.features import (
+    FRAMES_PER_S,
     FeatureConfig,
     _mel_filters_FS,
     add_hiss,
@@ -18,6 +22,7 @@ from speechformer.features import (
     mfcc,
     n_frames,
     normalise,
+    presence,
 )
 
 pytestmark = pytest.mark.usefixtures("shapes")
@@ -68,7 +73,7 @@ def test_the_mel_filters_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("kind", ["utterance", "mean", "global"])
+@pytest.mark.parametrize("kind", ["speech", "utterance", "mean", "global"])
 @pytest.mark.parametrize("n_samples", [160, 512, 8000])
 def test_silence_gives_finite_features(kind: str, n_samples: int) -> None:
     config = FeatureConfig(normalise=kind, mean_C=(1.0,) * 40, scale_C=(2.0,) * 40)
@@ -80,7 +85,7 @@ def test_silence_is_a_hundred_decibels_below_full_scale() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.05, 3.0])
-@pytest.mark.parametrize("kind", ["utterance", "mean"])
+@pytest.mark.parametrize("kind", ["speech", "utterance", "mean"])
 def test_gain_does_not_change_normalised_features(kind: str, gain: float) -> None:
     config = FeatureConfig(normalise=kind, scale_C=(20.0,) * 40)
     waveform_N = hiss(8000)
@@ -97,6 +102,34 @@ def test_an_utterance_is_brought_to_zero_mean_and_unit_variance() -> None:
     features_TC = extract(hiss(16_000), CONFIG)
     np.testing.assert_allclose(features_TC.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(features_TC.std(axis=0), 1, atol=0.02)
+
+
+def around(waveform_N: Waveform, quiet_s: float, below_db: float, click: float = 0.0) -> Waveform:
+    """Lay noise before and after an utterance, so far under its level, and a click before it."""
+    quiet_N = hiss(int(quiet_s * SAMPLE_RATE_HZ), 7) * np.float32(10 ** (-below_db / 20))
+    quiet_N[100:132] += click
+    return np.concatenate((quiet_N, waveform_N, quiet_N))
+
+
+@pytest.mark.parametrize("click", [0.0, 0.9])
+def test_silence_around_speech_and_a_click_do_not_change_how_speech_is_normalised(click: float) -> None:
+    config = FeatureConfig(normalise="speech", edge_s=0)
+    speech_N = scipy.signal.sosfilt(scipy.signal.butter(2, 2000, fs=16_000, output="sos"), hiss(16_000)).astype("f4")
+    alone_TC = extract(speech_N, config)
+    quiet_s = 3.2
+    first = int(quiet_s * FRAMES_PER_S)
+    for kind, changed in (("speech", False), ("utterance", True)):
+        waited_TC = extract(around(speech_N, quiet_s, 50, click), replace(config, normalise=kind))
+        there_TC = waited_TC[first + 3 : first + len(alone_TC) - 3]
+        assert (np.abs(there_TC - alone_TC[3:-3]).mean() > 0.3) == changed
+
+
+def test_how_much_frames_count_adds_up_and_falls_with_their_level() -> None:
+    features_TC = mfcc(log_mel(around(hiss(16_000), 1.0, 30.0), CONFIG), CONFIG)
+    weight_T = presence(features_TC, CONFIG)
+    assert weight_T.sum() == pytest.approx(1, abs=1e-4)
+    assert weight_T[20:80].max() < 0.7 * weight_T[120:180].min()
+    assert weight_T[20:80].min() > 0
 
 
 def test_the_training_set_s_mean_and_scale_are_taken_away() -> None:
