@@ -76,7 +76,6 @@ class TrainConfig:
     """Everything a run depends on. It begins with the weights of the model folder `initial`, where one is given.
 
     `precision` auto is bfloat16 where the device is fast at it: elsewhere that takes many times as long as float32.
-    `compile` has torch.compile make the encoder's layers faster, which needs a C++ compiler and takes a minute.
     """
 
     initial: Path | None = None
@@ -89,7 +88,6 @@ class TrainConfig:
     seed: int = 1
     device: str = "cpu"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    compile: bool = False
     evaluate_every: int = 1_000
     save_every: int = 250
     log_every: int = 50
@@ -204,9 +202,6 @@ class Trainer:
         self.checkpoint = Checkpoint(SpeechTransformer(model_config).to(self.world.device), features, tokenizer)
         if config.initial:
             self._begin_with(load_checkpoint(config.initial))
-        if config.compile:
-            for layer in self.checkpoint.model.encoder.layers:
-                layer.compile(dynamic=True)
         schedule = config.schedule
         self.optimiser = Optimiser(self.checkpoint.model, schedule.lr, schedule.weight_decay, self.world.size)
         self.step = self.epoch = self.number = self.bad_steps = 0

@@ -9,13 +9,12 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechformer.augment import AugmentConfig
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -24,7 +23,7 @@ from speechformer.data import Batch, DataConfig, make_batch
 from speechformer.decoding import DecodingConfig, decode
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.features import FeatureConfig, collate, extract
-from speechformer.model import EncoderLayer, SpeechTransformer
+from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Muon, Optimiser
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
@@ -182,24 +181,6 @@ def test_a_run_can_begin_with_the_weights_of_narrower_layers(
     second.update(next(second.batches()))
     assert (narrow[-1] != before[-1]).any()  # what is new learns
     assert (narrow[:, -1] != before[:, -1]).any()
-
-
-@pytest.mark.filterwarnings("ignore")  # torch.compile warns of what a machine does not have
-def test_compiled_layers_learn_what_the_others_do(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs_alone = partialmethod(nn.Module.compile, backend="aot_eager")  # to make machine code of them takes a minute
-    monkeypatch.setattr(EncoderLayer, "compile", graphs_alone)
-    runs = []
-    for compiled in (False, True):
-        still = replace(config, compile=compiled, model=replace(SMALL, dropout=0.0))
-        trainer = Trainer(still, tmp_path / str(compiled))
-        batches = trainer.batches()
-        for _ in range(3):
-            trainer.update(next(batches))
-        runs.append(weights(trainer))
-        assert not any("_orig" in name for name in trainer.checkpoint.model.state_dict())
-    torch.testing.assert_close(runs[0], runs[1], rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_leaves_its_settings_its_history_and_a_model(config: TrainConfig, tmp_path: Path) -> None:
