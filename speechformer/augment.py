@@ -29,7 +29,8 @@ class AugmentConfig:
     """How often and how much. Probabilities are per utterance; `_db`, `_hz`, `_s` say the unit.
 
     `speeds` change pace and voice together, `tempos` the pace alone. `pad` lays up to `pad_s` of silence around an
-    utterance, `wait` as much as someone leaves who starts a recording, speaks, and stops it. `babble` is the share of
+    utterance. `tempos` and `wait`, which is the share of batches with silence of `wait_s` on either side of every
+    utterance, are drawn for a whole batch: its utterances stay about as long as each other. `babble` is the share of
     the noises that is made of so many voices of others. `codec_level` is how hard MP3 or Opus compress (see
     `compress_lossily`).
     """
@@ -174,9 +175,12 @@ def augment_speech(waveform_N: Waveform, config: AugmentConfig, draw: np.random.
         waveform_N = vary_level(waveform_N, draw.uniform(*config.uneven_db), draw.uniform(*config.uneven_s), draw)
     if draw.random() < config.pad:
         waveform_N = _pad(waveform_N, draw.uniform(0, config.pad_s, 2))
-    if config.wait and draw.random() < config.wait:  # else older settings draw what they drew
-        waveform_N = _pad(waveform_N, draw.uniform(*config.wait_s, 2))
     return waveform_N
+
+
+def wait_around(waveform_N: Waveform, config: AugmentConfig, draw: np.random.Generator) -> Waveform:
+    """Leave silence before and after, as someone does who starts a recording, speaks, and stops it."""
+    return _pad(waveform_N, draw.uniform(*config.wait_s, 2))
 
 
 def _pad(waveform_N: Waveform, before_after_s: npt.NDArray[np.float64]) -> Waveform:

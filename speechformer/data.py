@@ -22,7 +22,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.augment import AugmentConfig, Sounds, augment_channel, augment_speech, crop, draw_hop, mask_mel
+from speechformer.augment import (
+    AugmentConfig,
+    Sounds,
+    augment_channel,
+    augment_speech,
+    crop,
+    draw_hop,
+    mask_mel,
+    wait_around,
+)
 from speechformer.errors import ManifestError
 from speechformer.features import FeatureConfig, add_hiss, collate, log_mel, mfcc, normalise
 from speechformer.files import replace_file
@@ -257,14 +266,18 @@ class TrainingSet(Dataset[Batch]):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, number = key
         items = self.plan(epoch)[number]
+        shared = np.random.default_rng((self.seed, epoch, number))
+        hop, waits = draw_hop(self.augment, shared), bool(shared.random() < self.augment.wait)
         draws = [np.random.default_rng((self.seed, epoch, number, i)) for i in range(len(items))]
-        views = zip(*(self._views(item, draw) for item, draw in zip(items, draws, strict=True)), strict=True)
+        each = (self._views(item, hop, waits, draw) for item, draw in zip(items, draws, strict=True))
+        views = zip(*each, strict=True)
         tokens = [[token for row in item for token in self.tokens[row]] for item in items]
         return make_batch([features_TC for view in views for features_TC in view], tokens * self.config.views)
 
-    def _views(self, item: Item, draw: np.random.Generator) -> list[npt.NDArray[np.float32]]:
+    def _views(self, item: Item, hop: int, waits: bool, draw: np.random.Generator) -> list[npt.NDArray[np.float32]]:
         speech_N = augment_speech(self._phrase(item, draw) if item else self._noise(draw), self.augment, draw)
-        hop = draw_hop(self.augment, draw)
+        if waits:
+            speech_N = wait_around(speech_N, self.augment, draw)
         views = []
         for _ in range(self.config.views):
             waveform_N = add_hiss(augment_channel(speech_N, self.augment, self.sounds, draw), self.features)
