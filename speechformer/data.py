@@ -261,12 +261,14 @@ class TrainingSet(Dataset[Batch]):
                 batches.append([])
                 longest = seconds[i]
             batches[-1].append(items[i])
-        return [batches[i] for i in draw.permutation(len(batches))]
+        # Two processes that train together take neighbours: of about one length, neither waits for the other.
+        pairs = draw.permutation(len(batches) // 2)
+        return [batches[2 * pair + i] for pair in pairs for i in (0, 1)] + batches[2 * len(pairs) :]
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, number = key
         items = self.plan(epoch)[number]
-        shared = np.random.default_rng((self.seed, epoch, number))
+        shared = np.random.default_rng((self.seed, epoch, number // 2))  # neighbours stay alike
         hop, waits = draw_hop(self.augment, shared), bool(shared.random() < self.augment.wait)
         draws = [np.random.default_rng((self.seed, epoch, number, i)) for i in range(len(items))]
         each = (self._views(item, hop, waits, draw) for item, draw in zip(items, draws, strict=True))

@@ -26,7 +26,7 @@ from speechformer.data import (
     write_manifest,
 )
 from speechformer.errors import AudioError, ManifestError
-from speechformer.features import FeatureConfig
+from speechformer.features import HOP, FeatureConfig
 from speechformer.tokenizer import BOS, EOS, PAD, Tokenizer
 from tests.conftest import WORDS
 
@@ -223,6 +223,28 @@ def test_an_utterance_is_augmented_anew_in_every_epoch(make_set: MakeSet) -> Non
     assert len(lengths) == 5
 
 
+def test_all_of_a_batch_speak_at_one_tempo_and_wait_or_do_not(make_set: MakeSet) -> None:
+    augment = AugmentConfig(speeds=(1.0,), trim=0, pad=0, tempos=(0.8, 1.6), wait=0.5, wait_s=(1.0, 1.0))
+    training_set = make_set(augment=augment, times=20, phrase_share=0, noise_share=0, batch_s=6)
+    ways = [(tempo, waited_s) for tempo in augment.tempos for waited_s in (0.0, 2.0)]
+    seen = set()
+    for number, items in enumerate(training_set.plan(0)):
+        frames_B = training_set[0, number].frames_B
+        around_s = 2 * training_set.features.edge_s
+        alone_B = torch.tensor([training_set.store.seconds(row) + around_s for (row,) in items])
+        seen |= {way for way in ways if ((alone_B + way[1]) * 100 / way[0] - frames_B).abs().max() < 5}
+    assert seen == set(ways)
+
+
+def test_batches_come_in_pairs_of_about_a_length(make_set: MakeSet) -> None:
+    training_set = make_set(times=90, phrase_share=0.8, batch_s=12)
+    lengths = [max(map(training_set._seconds, items)) for items in training_set.plan(0)]
+    assert len(lengths) > 20
+    within = np.abs(np.subtract(lengths[:-1:2], lengths[1::2])).mean()
+    between = np.abs(np.subtract(lengths[1:-2:2], lengths[2:-1:2])).mean()
+    assert within < between / 3
+
+
 def test_views_say_the_same_at_the_same_times_and_sound_otherwise(make_set: MakeSet) -> None:
     training_set = make_set(times=20, views=2, phrase_share=0.3, batch_s=12)
     for number, items in enumerate(training_set.plan(0)):
@@ -240,7 +262,7 @@ def test_views_of_one_channel_are_one(make_set: MakeSet) -> None:
     augment = AugmentConfig(room=0, noise=0, clip=0, mu_law=0, band_limit=0, time_masks=0, band_masks=0)
     training_set = make_set(augment=augment, views=2)
     loud = next(item for batch in training_set.plan(0) for item in batch if item)
-    one, other = training_set._views(loud, draw)
+    one, other = training_set._views(loud, HOP, False, draw)
     # What is left is gain, which features do not know, and hiss far under the speech.
     assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()
 
