@@ -145,7 +145,7 @@ class WaveformStore:
     def _build(rows: Sequence[Row], path: Path, index: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         offsets = [0]
-        # Processes of one run may build the same store at once: each writes its own file, and all are equal.
+        # Two runs may build the same store at once: each writes its own file, and both are equal.
         unfinished = path.with_suffix(f".{os.getpid()}.pcm"), path.with_suffix(f".{os.getpid()}.npy")
         with unfinished[0].open("wb") as file:
             for row in rows:

@@ -194,7 +194,8 @@ class Trainer:
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and fast)
         torch.manual_seed(config.seed)
         tokenizer = Tokenizer.load(config.tokenizer)
-        self.training_set = TrainingSet(config.data, config.augment, config.features, tokenizer, config.seed)
+        with self.world.leader_first():
+            self.training_set = TrainingSet(config.data, config.augment, config.features, tokenizer, config.seed)
         features = self.training_set.features = measure_features(self.training_set)
         model_config = replace(config.model, vocab_size=len(tokenizer), n_features=features.n_mfcc)
         self.config = replace(config, features=features, model=model_config)

@@ -7,7 +7,8 @@ parallelism). Two processes of one thread each also train faster on two CPU core
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
@@ -52,6 +53,15 @@ class World:
         """Return when every process has come to this line."""
         if self.size > 1:
             distributed.barrier()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Do something in the leader, then in the others: what it leaves on disk they need not make again."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
 
     def gather(self, part: Part) -> list[Part]:
         """Return every process's part, in order of rank, to every process."""
