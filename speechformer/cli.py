@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,6 +141,13 @@ def _decibels(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most 600")
+    return value
+
+
 def _seed(text: str) -> int:
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
@@ -210,7 +218,11 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser("evaluate", help="score the model on manifests (JSON lines)")
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     _add_decoding(parser)
-    parser.add_argument("--noise", type=Path, metavar="DIR", help="once more with noise from this folder mixed in")
+    changed = parser.add_mutually_exclusive_group()
+    changed.add_argument("--noise", type=Path, metavar="DIR", help="once more with noise from this folder mixed in")
+    changed.add_argument(
+        "--silence", type=_seconds, metavar="S", help="lay so many seconds of near silence around each recording"
+    )
     parser.add_argument("--snr", type=_decibels, default=(6, 12, 18), help="speech over noise, dB (6,12,18)")
     parser.add_argument("--seed", type=_seed, default=0, help="decides which noise goes with which recording (0)")
     parser.add_argument(
@@ -434,12 +446,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _conditions(args: argparse.Namespace) -> Iterator[tuple[float | None, Change | None]]:
-    """Yield the recordings as they are, then each ratio of speech to noise with what mixes it in."""
+    """Yield the recordings as they are (or in silence), then each ratio of speech to noise with what mixes it in."""
     from speechformer.batch import AUDIO_SUFFIXES
-    from speechformer.trial import Noises
+    from speechformer.trial import Noises, surround
 
     noises = Noises(args.noise, AUDIO_SUFFIXES, args.seed) if args.noise else None
-    yield None, None
+    yield None, partial(surround, silence_s=args.silence) if args.silence else None
     if noises:
         yield from ((snr_db, noises.changer(snr_db)) for snr_db in args.snr)
 

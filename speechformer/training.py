@@ -169,7 +169,7 @@ def joint_loss(
 def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> FeatureConfig:
     """Return the feature settings with mean and scale of the training set filled in, where they are used."""
     config = training_set.features
-    if config.normalise == "utterance" or config.scale_C:
+    if config.normalise in ("speech", "utterance") or config.scale_C:
         return config
     draw = np.random.default_rng(training_set.seed)
     frames = [

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from speechformer.audio import Waveform, load_audio
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.augment import add_noise, crop
 from speechformer.data import Row
 from speechformer.errors import AudioError, SpeechformerError
@@ -26,6 +26,7 @@ from speechformer.transcribe import Transcriber
 from speechformer.transcript import Command, Status, Transcript
 
 N_BINS = 10
+QUIET_DB = 35.0
 REFUSALS: tuple[Status, ...] = ("unsure", "not_a_command", "no_speech")
 
 
@@ -78,6 +79,17 @@ class Noises:
     def changer(self, snr_db: float) -> Callable[[Waveform, int], Waveform]:
         """Return what mixes noise into numbered recordings at one ratio."""
         return lambda waveform_N, number: self.mix(waveform_N, number, snr_db)
+
+
+def surround(waveform_N: Waveform, number: int, silence_s: float) -> Waveform:
+    """Lay quiet before and after a recording, as who starts and stops it by hand does; `number` decides its noise.
+
+    All of it then has white noise `QUIET_DB` under the recording's level: nowhere is digital silence.
+    """
+    level = np.sqrt(np.mean(np.square(waveform_N))) if len(waveform_N) else np.float32(0)
+    waited_N = np.pad(waveform_N, round(silence_s * SAMPLE_RATE_HZ))
+    hiss_N = np.random.default_rng(number).standard_normal(len(waited_N), np.float32)
+    return waited_N + np.float32(level * 10 ** (-QUIET_DB / 20)) * hiss_N
 
 
 def hold(

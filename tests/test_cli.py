@@ -505,6 +505,19 @@ def test_evaluate_takes_errors_apart_and_mixes_noise_in(run: Run, wav: Path, tmp
         assert part in out
 
 
+def test_evaluate_lays_silence_around(run: Run, wav: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "tones.jsonl", [{"audio_filepath": wav.name, "text": "go"}])
+    lengths = []
+    for more in ((), ("--silence", "1.5")):
+        _, out, _ = run("evaluate", tmp_path / "tones.jsonl", "--format", "json", *more)
+        lengths.append(json.loads(out)["audio_s"])
+    assert lengths[1] - lengths[0] == pytest.approx(3.0, abs=0.11)
+    for wrong in ("0", "nan", "-1"):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(tmp_path / "tones.jsonl"), "--silence", wrong])
+        assert ended.value.code == USAGE
+
+
 def test_errors_are_not_taken_apart_inside_a_command_set(run: Run, tmp_path: Path) -> None:
     (tmp_path / "set.txt").write_text("go\n")
     write_manifest(tmp_path / "rows.jsonl", [{"audio_filepath": "a.wav", "text": "go"}])

@@ -78,6 +78,7 @@ accepted from a confidence of 0.44 on
         ("risk graph", "    line [0.0, 0.2, 0.2, 0.2, 1.9]"),
         ("noise", "| sentences read aloud | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
         ("noise", "| digit strings | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
+        ("silence", "| an4 | 12.5 | 12.5 |"),
         ("quiet", "| `home.yaml` | 423 | 1.03 | 0 | 0 |"),
         ("calibration", "| command, of what is speech | 3,750 | 52 % | 0.020 |"),
         ("calibration", "| right answers | 1,667 | 4.0 % |"),
@@ -91,6 +92,8 @@ def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: st
     names = [f"{kind} {name}" for kind in ("commands", "noise") for name in recipe.GRAMMARS]
     for name in (*names, *(f"quiet {grammar.stem}" for grammar in recipe.QUIET)):
         (report.folder / f"{name}.out").write_text(conditions)
+    for name in recipe.PEOPLE:
+        (report.folder / f"silence {name}.out").write_text(json.dumps(RATES))
     (report.folder / "calibration.out").write_text(CALIBRATED)
     peer = {"corpus": "grid", "program": "pocketsphinx", "wer": 12.2, "sentences_right": 43.3, "times_real_time": 63.2}
     peers = [peer, peer | {"corpus": "fsdd"}]

@@ -18,7 +18,17 @@ from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 from speechformer.transcribe import Transcriber
 from speechformer.transcript import Alternative, Command, Segment, Status, Transcript
-from speechformer.trial import Noises, Outcome, calibration_error, figures, hold, interval, risk_at_coverage, write
+from speechformer.trial import (
+    Noises,
+    Outcome,
+    calibration_error,
+    figures,
+    hold,
+    interval,
+    risk_at_coverage,
+    surround,
+    write,
+)
 from tests.conftest import WORDS, spoken
 
 GO, STOP = Interpretation("go"), Interpretation("stop", {"now": True})
@@ -125,6 +135,17 @@ def test_noise_is_mixed_at_the_ratio_that_is_asked_for_and_is_the_same_each_time
     assert 20 * np.log10(np.std(speech_N) / np.std(added_N)) == pytest.approx(6, abs=0.2)
     np.testing.assert_array_equal(Noises(tmp_path, {".wav"}).mix(speech_N, 3, 6.0), mixed_N)
     assert np.abs(Noises(tmp_path, {".wav"}).mix(speech_N, 4, 6.0) - mixed_N).max() > 0
+
+
+def test_silence_around_a_recording_is_faint_noise_the_same_each_time() -> None:
+    speech_N = spoken("go")
+    quiet_N = surround(speech_N, 3, 0.5)
+    edge = SAMPLE_RATE_HZ // 2
+    assert len(quiet_N) == len(speech_N) + 2 * edge
+    for part_N in (quiet_N[:edge], quiet_N[edge:-edge] - speech_N, quiet_N[-edge:]):
+        assert 20 * np.log10(np.sqrt(np.mean(speech_N**2)) / np.std(part_N)) == pytest.approx(35, abs=0.5)
+    np.testing.assert_array_equal(surround(speech_N, 3, 0.5), quiet_N)
+    assert not surround(np.zeros(0, np.float32), 0, 0.5).any()
 
 
 def test_a_folder_without_noise_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ GRAMMARS = {
 READ_SET = "read.yaml"  # made of half of the sentences of READ's test speech
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
 SNRS_DB = (18, 12, 6)
+SILENCE_S = 1.5
 PROGRAMS = {
     "pocketsphinx": "PocketSphinx",
     "speechformer": "speechformer, one by one",
@@ -69,6 +70,8 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     for split in ("dev", "test"):
         for manifest in sorted((args.data / split).glob("[!_.]*.jsonl")):
             yield f"{split} {manifest.stem}", [*evaluate, str(manifest)]
+    for name in PEOPLE:
+        yield f"silence {name}", [*evaluate, "--silence", str(SILENCE_S), str(test / f"{name}.jsonl")]
     read, ratios = [str(test / f"{name}.jsonl") for name in READ], ",".join(map(str, SNRS_DB))
     for name in GRAMMARS:
         grammar, own = (
@@ -127,7 +130,7 @@ class Report:
             "people": self.people, "command sets": self.command_sets, "dev": lambda: self.split("dev"),
             "test": lambda: self.split("test"), "calibration": self.calibration, "trials": self.trials,
             "risk": self.risk, "risk graph": self.risk_graph, "noise": self.noise, "quiet": self.quiet,
-            "peers": self.peers, "believed": self.believed,
+            "peers": self.peers, "believed": self.believed, "silence": self.silence,
         }  # fmt: skip
 
     def read(self, name: str) -> Any:
@@ -259,6 +262,13 @@ class Report:
             for name, one in found.items()
         ]  # fmt: skip
         return table(("grammar", *conditions), rows)
+
+    def silence(self) -> list[str]:
+        rows = [
+            (name, *(percent(self.read(f"{condition} {name}")["wer"]) for condition in ("test", "silence")))
+            for name in PEOPLE
+        ]
+        return table(("corpus", "as recorded", f"{SILENCE_S} s of silence before and after"), rows)
 
     def quiet(self) -> list[str]:
         rows = []
