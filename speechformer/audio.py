@@ -20,6 +20,8 @@ MAX_CHANNELS = 64
 RATE_RANGE_HZ = (1_000, 768_000)
 LONG_S, BLOCK_S = 60.0, 30.0  # files longer than this are read in blocks
 MANY = 2**23  # samples of all channels, 32 MB; so are files that hold more
+SMOOTH_HOPS = 10  # of 10 ms, over which a level is taken
+NEAR_DB, OVER_DB, LOUD_DB, AROUND_S = 25.0, 8.0, 12.0, 0.3  # see sounding()
 RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
 Waveform = npt.NDArray[np.float32]
@@ -214,6 +216,26 @@ def segment(waveform_N: Waveform, max_s: float) -> list[tuple[int, int]]:
 def spans(waveform_N: Waveform, max_s: float) -> Iterator[tuple[int, Waveform]]:
     """Yield what `segment` cuts: (first sample, `waveform_N` of the span)."""
     yield from ((start, waveform_N[start:end]) for start, end in segment(waveform_N, max_s))
+
+
+def sounding(waveform_N: Waveform) -> tuple[int, int]:
+    """Return the (start, end) samples of what is not the quiet before and after it, `AROUND_S` of that left on.
+
+    A network that normalises by the utterance is disturbed by seconds of quiet as people leave it, and wastes time on
+    it. What counts is the level of 0.1 s in decibels, low frequencies weakened by a first difference: from `NEAR_DB`
+    under the loudest on, or, in noise, from `OVER_DB` over the quietest tenth, but never only the loudest `LOUD_DB`.
+    """
+    hop = SAMPLE_RATE_HZ // 100
+    n_hops = len(waveform_N) // hop
+    if n_hops <= SMOOTH_HOPS:
+        return 0, len(waveform_N)
+    energy_T = np.square(np.diff(waveform_N[: n_hops * hop], prepend=waveform_N[:1])).reshape(n_hops, hop).mean(axis=1)
+    level_db_T = 10 * np.log10(np.convolve(energy_T, np.ones(SMOOTH_HOPS) / SMOOTH_HOPS, mode="valid") + 1e-12)
+    loudest, quiet = float(level_db_T.max()), float(np.percentile(level_db_T, 10))
+    threshold = max(loudest - NEAR_DB, min(quiet + OVER_DB, loudest - LOUD_DB))
+    loud = np.flatnonzero(level_db_T >= threshold)
+    around = round(AROUND_S * SAMPLE_RATE_HZ)
+    return max(0, int(loud[0]) * hop - around), min(len(waveform_N), int(loud[-1] + SMOOTH_HOPS) * hop + around)
 
 
 def _cut_place(span_N: Waveform) -> int:

@@ -34,7 +34,7 @@ from speechformer.alignment import (
     word_bounds,
     word_groups,
 )
-from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, spans
+from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, sounding, spans
 from speechformer.confidence import share, weigh
 from speechformer.decoding import (
     DecodingConfig,
@@ -84,6 +84,11 @@ class Heard:
     hypothesis: Hypothesis = NOTHING
     command: Command | None = None
     words: tuple[Word, ...] = ()
+
+    def later(self, s: float) -> Heard:
+        """Return it with its words so many seconds later."""
+        words = (replace(word, start_s=word.start_s + s, end_s=word.end_s + s) for word in self.words)
+        return replace(self, words=tuple(words))
 
     def segment(self, start_s: float, length_s: float) -> Segment:
         """Return it as a stretch of its recording."""
@@ -273,7 +278,9 @@ class Transcriber:
     def _hear_spans(self, batch: list[tuple[_Recording, int, Waveform]]) -> None:
         """Hear spans, add them to their recordings, and empty the list."""
         started = time.perf_counter()
-        heard = self._hear([waveform_N for _, _, waveform_N in batch])
+        bounds = [sounding(waveform_N) for _, _, waveform_N in batch]
+        cut = [waveform_N[start:end] for (_, _, waveform_N), (start, end) in zip(batch, bounds, strict=True)]
+        heard = [one.later(start / SAMPLE_RATE_HZ) for one, (start, _) in zip(self._hear(cut), bounds, strict=True)]
         elapsed_s = time.perf_counter() - started
         for (recording, start, waveform_N), one in zip(batch, heard, strict=True):
             recording.segments.append(one.segment(start / SAMPLE_RATE_HZ, len(waveform_N) / SAMPLE_RATE_HZ))

@@ -14,12 +14,14 @@ import soundfile
 
 from speechformer import audio
 from speechformer.audio import (
+    AROUND_S,
     SAMPLE_RATE_HZ,
     AudioSource,
     Waveform,
     load_audio,
     read_spans,
     segment,
+    sounding,
     write_wav,
 )
 from speechformer.errors import AudioError
@@ -182,6 +184,33 @@ def test_cuts_are_made_in_the_pauses() -> None:
     cuts = [end for _, end in segment(waveform_N, max_s=2.0)[:-1]]
     assert len(cuts) == 2
     assert all(start + 400 < cut < end - 400 for cut, (start, end) in zip(cuts, pauses, strict=True))
+
+
+def spoken_after(before_s: float, after_s: float, hiss_db: float) -> Waveform:
+    """Four bursts of tone within a second, the last 15 dB softer, and hiss so far under the first throughout."""
+    draw = np.random.default_rng(0)
+    tone_N = np.sin(2 * np.pi * 700 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ) * (
+        np.arange(SAMPLE_RATE_HZ) % 4_000 < 3_000
+    )
+    tone_N[12_000:] *= 10 ** (-15 / 20)
+    waveform_N = np.pad(tone_N, [int(s * SAMPLE_RATE_HZ) for s in (before_s, after_s)])
+    hiss_N = draw.standard_normal(len(waveform_N)) * 10 ** (-hiss_db / 20) / np.sqrt(2)
+    return (0.1 * (waveform_N + hiss_N)).astype(np.float32)
+
+
+@pytest.mark.parametrize("hiss_db", [60, 40])
+@pytest.mark.parametrize(("before_s", "after_s"), [(0, 0), (0.2, 3), (2, 0.2), (1, 1), (5, 5)])
+def test_quiet_around_what_sounds_is_left_off_but_for_a_little(before_s: float, after_s: float, hiss_db: float) -> None:
+    waveform_N = spoken_after(before_s, after_s, hiss_db)
+    start, end = sounding(waveform_N)
+    assert start / SAMPLE_RATE_HZ == pytest.approx(max(0, before_s - AROUND_S), abs=0.11)
+    assert (len(waveform_N) - end) / SAMPLE_RATE_HZ == pytest.approx(max(0, after_s - 0.06 - AROUND_S), abs=0.13)
+
+
+def test_steady_noise_and_nothing_at_all_are_not_cut() -> None:
+    noise_N = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE_HZ).astype(np.float32)
+    for waveform_N in (noise_N, 0 * noise_N, noise_N[:0], noise_N[:100], noise_N[:1_600]):
+        assert sounding(waveform_N) == (0, len(waveform_N))
 
 
 def long_sound(rate_hz: int, seconds: float = 75.0) -> Waveform:

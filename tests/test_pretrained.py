@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from speechformer import Transcriber
+from speechformer.audio import load_audio
 from speechformer.model_folder import find_model
 
 ASSETS = sorted((Path(__file__).parents[1] / "assets").glob("*.wav"))
@@ -29,6 +30,19 @@ def test_it_is_small_and_has_a_card() -> None:
 @pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.stem)
 def test_it_writes_what_the_samples_say(transcriber: Transcriber, path: Path) -> None:
     assert transcriber.transcribe(path).text == path.stem.replace("-", " ")
+
+
+@pytest.mark.parametrize("path", ASSETS[:3], ids=lambda path: path.stem)
+def test_waiting_before_and_after_changes_nothing_but_the_times(path: Path) -> None:
+    transcriber = Transcriber.from_pretrained(word_times=True)
+    sample_N = load_audio(path)
+    hiss_N = 0.0005 * np.random.default_rng(0).standard_normal(len(sample_N) + 5 * 16_000).astype(np.float32)
+    waited_N = np.pad(sample_N, (3 * 16_000, 2 * 16_000)) + hiss_N
+    heard, waited = (transcriber.transcribe((16_000, one_N)) for one_N in (sample_N, waited_N))
+    assert waited.text == heard.text
+    assert waited.duration_s == pytest.approx(heard.duration_s + 5)
+    for one, later in zip(heard.segments[0].words, waited.segments[0].words, strict=True):
+        assert (later.start_s, later.end_s) == pytest.approx((one.start_s + 3, one.end_s + 3), abs=0.2)
 
 
 def test_there_are_samples() -> None:

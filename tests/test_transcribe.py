@@ -34,8 +34,8 @@ def checkpoint(tokenizer: Tokenizer) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def transcriber(checkpoint: Checkpoint) -> Transcriber:
-    """Torch computes it."""
-    return Transcriber.from_checkpoint(checkpoint, DecodingConfig(ctc_weight=0.5))
+    """Torch computes it, in float32: in bfloat16 what an untrained model writes hangs on the shapes of products."""
+    return Transcriber.from_checkpoint(checkpoint, DecodingConfig(ctc_weight=0.5), precision="fp32")
 
 
 def test_a_recording_alone_and_among_others_has_one_text(transcriber: Transcriber) -> None:
