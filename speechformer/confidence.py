@@ -17,6 +17,7 @@ from rapidfuzz.distance import Levenshtein
 from speechformer.decoding import Hypothesis
 from speechformer.transcript import Status
 
+LIKELY = 0.5  # a command for all that is known, though which one is not: worth asking back
 FAR = 20.0  # log probabilities further apart than this are equally far apart
 
 
@@ -121,7 +122,7 @@ class Calibration:
         if speech < self.min_speech:
             status = "no_speech"
         elif speech * command * right < self.min_confidence:
-            status = "not_a_command" if command <= right else "unsure"
+            status = "unsure" if speech * command >= LIKELY else "not_a_command"
         return Judgement(status, speech, command, right)
 
 

@@ -64,6 +64,13 @@ def test_what_is_refused_first(speech: int, command: int, right: int, status: st
     assert calibration.judge(Evidence(*[0.0] * N_EVIDENCE)).status == status
 
 
+@pytest.mark.parametrize(("command", "status"), [(-2.0, "not_a_command"), (2.0, "unsure")])
+def test_it_asks_back_only_about_what_is_likely_a_command(command: float, status: str) -> None:
+    heads = {"speech": 9.0, "command": command, "right": -4.0}  # the answer is likely wrong, more so than no command
+    calibration = Calibration(**{part: Head((0.0,) * N_EVIDENCE, bias) for part, bias in heads.items()})
+    assert calibration.judge(Evidence(*[0.0] * N_EVIDENCE)).status == status
+
+
 def test_a_threshold_of_one_refuses_everything() -> None:
     calibration = replace(Calibration(), min_confidence=1.1)
     assert calibration.judge(Evidence(*[0.0] * N_EVIDENCE)).status != "accepted"
