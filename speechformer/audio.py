@@ -20,7 +20,7 @@ MAX_CHANNELS = 64
 RATE_RANGE_HZ = (1_000, 768_000)
 LONG_S, BLOCK_S = 60.0, 30.0  # files longer than this are read in blocks
 MANY = 2**23  # samples of all channels, 32 MB; so are files that hold more
-SMOOTH_HOPS = 10  # of 10 ms, over which a level is taken
+ENERGY_HOP, SMOOTH_HOPS = SAMPLE_RATE_HZ // 100, 10  # so many of 10 ms, over which a level is taken
 NEAR_DB, OVER_DB, LOUD_DB, AROUND_S = 25.0, 8.0, 12.0, 0.3  # see sounding()
 RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
@@ -225,17 +225,15 @@ def sounding(waveform_N: Waveform) -> tuple[int, int]:
     it. What counts is the level of 0.1 s in decibels, low frequencies weakened by a first difference: from `NEAR_DB`
     under the loudest on, or, in noise, from `OVER_DB` over the quietest tenth, but never only the loudest `LOUD_DB`.
     """
-    hop = SAMPLE_RATE_HZ // 100
-    n_hops = len(waveform_N) // hop
-    if n_hops <= SMOOTH_HOPS:
+    if len(waveform_N) // ENERGY_HOP <= SMOOTH_HOPS:
         return 0, len(waveform_N)
-    energy_T = np.square(np.diff(waveform_N[: n_hops * hop], prepend=waveform_N[:1])).reshape(n_hops, hop).mean(axis=1)
-    level_db_T = 10 * np.log10(np.convolve(energy_T, np.ones(SMOOTH_HOPS) / SMOOTH_HOPS, mode="valid") + 1e-12)
+    level_db_T = 10 * np.log10(_smooth_energy(np.diff(waveform_N, prepend=waveform_N[:1])) + 1e-12)
     loudest, quiet = float(level_db_T.max()), float(np.percentile(level_db_T, 10))
     threshold = max(loudest - NEAR_DB, min(quiet + OVER_DB, loudest - LOUD_DB))
     loud = np.flatnonzero(level_db_T >= threshold)
     around = round(AROUND_S * SAMPLE_RATE_HZ)
-    return max(0, int(loud[0]) * hop - around), min(len(waveform_N), int(loud[-1] + SMOOTH_HOPS) * hop + around)
+    first, last = int(loud[0]) * ENERGY_HOP, int(loud[-1] + SMOOTH_HOPS) * ENERGY_HOP
+    return max(0, first - around), min(len(waveform_N), last + around)
 
 
 def _cut_place(span_N: Waveform) -> int:
@@ -244,8 +242,12 @@ def _cut_place(span_N: Waveform) -> int:
 
 
 def _quietest(waveform_N: Waveform) -> int:
-    hop = SAMPLE_RATE_HZ // 100
-    n_hops = len(waveform_N) // hop
-    energy_T = np.square(waveform_N[: n_hops * hop].reshape(n_hops, hop)).mean(axis=1)
-    smooth_T = np.convolve(energy_T, np.ones(10), mode="valid")
-    return int((np.argmin(smooth_T) + 5) * hop)
+    return int((np.argmin(_smooth_energy(waveform_N)) + SMOOTH_HOPS // 2) * ENERGY_HOP)
+
+
+def _smooth_energy(waveform_N: Waveform) -> Waveform:
+    """Return the mean square of each 0.1 s, 10 ms apart."""
+    n_hops = len(waveform_N) // ENERGY_HOP
+    energy_T = np.square(waveform_N[: n_hops * ENERGY_HOP].reshape(n_hops, ENERGY_HOP)).mean(axis=1)
+    smooth_T: Waveform = np.convolve(energy_T, np.ones(SMOOTH_HOPS) / SMOOTH_HOPS, mode="valid")
+    return smooth_T

@@ -131,15 +131,15 @@ class Collector:
             grammar = Grammar.parse("\n".join(half), is_yaml=False)
             yield from self.hear(grammar, self.pick(corpora["speech_commands"], N_COMMANDS // 2))
         numbers = self.draw.permutation(len(self.noises))[: round(self.share * N_NOISE)].tolist()
-        noise = [{"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in numbers]
+        noises = [
+            {"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in range(len(self.noises))
+        ]
+        noise = [noises[i] for i in numbers]
         for path in STRANGERS:
             others = [row for rows in corpora.values() for row in self.pick(rows, N_OTHERS)]
             yield from self.hear(Grammar.load(path), [*others, *noise])
         # Through a list of single words a sneeze is as near to one of them as what is heard freely.
-        noise = [
-            {"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in range(len(self.noises))
-        ]
-        yield from self.hear(Grammar.load(TRIALS["speech_commands"]), noise[:: max(1, round(1 / self.share))])
+        yield from self.hear(Grammar.load(TRIALS["speech_commands"]), noises[:: max(1, round(1 / self.share))])
         yield from self.collect_read([row for name in READ for row in corpora[name]])
 
     def collect_read(self, rows: Sequence[Row]) -> Iterator[Sample]:
