@@ -1,4 +1,4 @@
-"""Speak text with the free synthesisers espeak-ng, flite and festival: training speech without people.
+"""Speak text with the free synthesisers espeak-ng, flite, festival, Kokoro and hibari: training speech without people.
 
 `random_voice` draws a voice; `synthesise` speaks a list of requests, and writes each file atomically,
 so a list that was cut short can be given again.
@@ -11,21 +11,33 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
-from speechformer.audio import SAMPLE_RATE_HZ, load_audio, write_wav
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio, write_wav
 from speechformer.errors import AudioError, SynthesisError
 from speechformer.files import replace_file
+from speechformer.kokoro import phones_from_espeak
 
 DEBIAN_PACKAGES = {
     "espeak": "espeak-ng",
     "flite": "flite",
     "festival": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
+    "kokoro": "espeak-ng",  # for the phones
+    "hibari": "espeak-ng",
 }
-PROGRAMS = {"espeak": "espeak-ng", "flite": "flite", "festival": "festival"}
+PROGRAMS = {
+    "espeak": "espeak-ng",
+    "flite": "flite",
+    "festival": "festival",
+    "kokoro": "espeak-ng",
+    "hibari": "espeak-ng",
+}
+NEURAL = ("kokoro", "hibari")
 FLITE_VOICES = ("kal16", "awb", "rms", "slt")
 FESTIVAL_VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
 ESPEAK_ACCENTS = (
@@ -64,6 +76,19 @@ ESPEAK_PHONES = {
 }  # fmt: skip
 LETTER_A = ["ey"]
 FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ey", "ih", "iy", "uh", "uw")
+
+
+class Network(Protocol):
+    """A network that speaks phones in many voices: `speechformer.kokoro`, `speechformer.hibari`."""
+
+    def draw(self, draw: random.Random) -> str:
+        """Draw the name of a voice; what stands before its first slash is its accent, as espeak-ng calls it."""
+
+    def speak(self, phones: str, name: str, speed: float) -> Waveform:
+        """Return `waveform_N` at 16 kHz."""
+
+
+NO_NETWORKS: Mapping[str, Network] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -162,10 +187,11 @@ def random_voice(engine: str, draw: random.Random, accents: Sequence[str] = ESPE
     return Voice(engine, draw.choice(FESTIVAL_VOICES), speed)
 
 
-def synthesise(requests: Iterable[Request]) -> Iterator[Request]:
+def synthesise(requests: Iterable[Request], networks: Mapping[str, Network] = NO_NETWORKS) -> Iterator[Request]:
     """Speak every request whose file does not exist yet; yield each as its file stands complete.
 
     Requests that the engine cannot speak (it crashes, or the sound is empty or endless) are left out.
+    Voices of Kokoro and of hibari need their `networks`.
     """
     pending: dict[tuple[bool, bool], list[Request]] = {}  # festival's; what it learns of one it keeps for all
     for request in requests:
@@ -173,6 +199,11 @@ def synthesise(requests: Iterable[Request]) -> Iterator[Request]:
             yield request
         elif request.voice.engine == "festival":
             pending.setdefault((request.reduced, request.spelt), []).append(request)
+        elif request.voice.engine in NEURAL:
+            if request.voice.engine not in networks:
+                raise SynthesisError(f"{request.voice.speaker}: the network of {request.voice.engine} was not given")
+            if _keep_waveform(_speak_neural(request, networks[request.voice.engine]), request.path):
+                yield request
         elif _speak_one(request):
             yield request
     for part in pending.values():
@@ -193,12 +224,23 @@ def _call(command: list[str]) -> bool:
         return False
 
 
-def _espeak(request: Request, wav: Path) -> list[str]:
-    voice, phones = request.voice, request.pronunciations()
+def _espeak_text(request: Request) -> str:
+    phones = request.pronunciations()
     spelt = {word: "".join(ESPEAK_PHONES.get(phone, phone) for phone in phones[word]) for word in phones}
-    text = " ".join(f"[[{spelt[word]}]]" if word in spelt else word for word in request.text.split())
+    return " ".join(f"[[{spelt[word]}]]" if word in spelt else word for word in request.text.split())
+
+
+def _espeak(request: Request, wav: Path) -> list[str]:
+    voice = request.voice
     return ["espeak-ng", "-v", voice.name, "-s", str(round(160 * voice.speed)),
-            "-p", str(round(min(99, 50 * voice.pitch))), "-w", str(wav), "--", text]  # fmt: skip
+            "-p", str(round(min(99, 50 * voice.pitch))), "-w", str(wav), "--", _espeak_text(request)]  # fmt: skip
+
+
+def _speak_neural(request: Request, network: Network) -> Waveform:
+    accent = request.voice.name.partition("/")[0]
+    command = ["espeak-ng", "-v", accent, "-q", "--ipa", "--", _espeak_text(request)]
+    ipa = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return network.speak(phones_from_espeak(ipa, british=accent == "en-gb"), request.voice.name, request.voice.speed)
 
 
 def _flite(request: Request, wav: Path) -> list[str]:
@@ -247,9 +289,12 @@ def _festival_line(request: Request, wav: Path) -> str:
 
 def _keep(wav: Path, path: Path) -> bool:
     try:
-        waveform_N = load_audio(wav)
+        return _keep_waveform(load_audio(wav), path)
     except AudioError:
         return False
+
+
+def _keep_waveform(waveform_N: Waveform, path: Path) -> bool:
     if not 0.1 < len(waveform_N) / SAMPLE_RATE_HZ < MAX_S or abs(waveform_N).max() < 1e-3:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

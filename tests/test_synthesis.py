@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechformer.audio import SAMPLE_RATE_HZ, load_audio, write_wav
+from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio, write_wav
 from speechformer.errors import SynthesisError
 from speechformer.synthesis import (
     DEBIAN_PACKAGES,
     ESPEAK_PHONES,
     ESPEAK_UNFIT,
     FLITE_VOWELS,
+    NEURAL,
     PROGRAMS,
     WEAK_FORMS,
     Request,
@@ -34,7 +35,8 @@ def needs(engine: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.synthesis, pytest.mark.skipif(missing, reason=reason)]
 
 
-engines = pytest.mark.parametrize("engine", [pytest.param(engine, marks=needs(engine)) for engine in PROGRAMS])
+ENGINES = sorted(set(PROGRAMS) - set(NEURAL))
+engines = pytest.mark.parametrize("engine", [pytest.param(engine, marks=needs(engine)) for engine in ENGINES])
 VOICES = {
     "espeak": Voice("espeak", "en-us"),
     "flite": Voice("flite", "slt"),
@@ -153,6 +155,40 @@ def test_what_cannot_be_spoken_is_left_out_without_a_trace(engine: str, tmp_path
     ]
     assert [request.path.name for request in synthesise(requests)] == ["dash.wav"]
     assert [path.name for path in tmp_path.iterdir()] == ["dash.wav"]
+
+
+class Echo:
+    """A network that remembers what it was told to say."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str, float]] = []
+
+    def draw(self, draw: random.Random) -> str:
+        return f"en-gb/{draw.random()}"
+
+    def speak(self, phones: str, name: str, speed: float) -> Waveform:
+        self.said.append((phones, name, speed))
+        return np.full(SAMPLE_RATE_HZ, 0.1, np.float32)
+
+
+@pytest.mark.parametrize("engine", [pytest.param("kokoro", marks=needs("kokoro"))])
+def test_a_network_is_told_phones_in_the_accent_of_its_voice(engine: str, tmp_path: Path) -> None:
+    network = Echo()
+    requests = [
+        Request.within(tmp_path, "go at a", Voice(engine, name, 1.2), spelt=True) for name in ("en-gb/x", "en-us/x")
+    ]
+    assert list(synthesise(requests, {engine: network})) == requests
+    assert len(load_audio(requests[0].path)) == SAMPLE_RATE_HZ
+    (british, _, speed), (american, _, _) = network.said
+    assert speed == 1.2
+    assert "Q" in british
+    assert "O" in american
+    assert british[-1] == american[-1] == "A"  # [eɪ], the letter
+
+
+def test_a_network_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SynthesisError, match="kokoro_en-gb/x: the network of kokoro was not given"):
+        list(synthesise([Request("go", Voice("kokoro", "en-gb/x"), tmp_path / "go.wav")]))
 
 
 def test_what_stands_already_is_not_spoken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,14 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from speechformer.data import read_manifest, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
+from speechformer.hibari import Hibari
+from speechformer.kokoro import Kokoro
 from speechformer.synthesis import (
     BRITISH_ACCENTS,
     ESPEAK_ACCENTS,
+    NEURAL,
+    NO_NETWORKS,
+    Network,
     Request,
     Voice,
     random_voice,
@@ -96,6 +102,18 @@ MIXES = {
     "synthetic7": Mix(
         {"espeak": 0.45, "flite": 0.33, "festival": 0.22}, 0.0, {}, (1, 20), reduced=True, least=10,
     ),
+    # By a network that has learnt from people how words run into each other, and in voices without number.
+    "synthetic8": Mix(
+        {"kokoro": 1.0}, 0.5,
+        {texts.move: 0.26, texts.code: 0.05, texts.spelling: 0.07, texts.digits: 0.04, texts.date: 0.03,
+         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
+    ),
+    # The same, so fast that all texts can be said: one voice's way to speak, in any pitch and vocal tract.
+    "synthetic9": Mix(
+        {"hibari": 1.0}, 0.4,
+        {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
+         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
+    ),
 }  # fmt: skip
 
 
@@ -103,13 +121,17 @@ def main() -> int:
     """Run the steps in order and print one sentence when one cannot be done."""
     args = parse_arguments()
     try:
+        networks: dict[str, Network] = {"kokoro": Kokoro(args.kokoro)} if args.kokoro else {}
+        if args.synthetic9:
+            networks["hibari"] = Hibari()
         prepare_real(args.data, args.out)
         for kind in ("noise", "rir"):
             prepare_sounds(args.data / kind, args.out, kind)
         lines = read_texts(args.data / "text")
         prepare_tokenizer(lines, args.out, args.vocab_size, WHOLE_WORDS if args.whole_words else ())
         for name in MIXES:
-            prepare_synthetic(name, lines, args.out, getattr(args, name), args.seed, args.jobs)
+            n_utterances = 0 if name == "synthetic8" and not args.kokoro else getattr(args, name)
+            prepare_synthetic(name, lines, args.out, n_utterances, args.seed, args.jobs, networks)
     except SpeechformerError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
@@ -128,6 +150,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic5", type=int, default=8_000, help="moves, codes and spelling by Britons (8000)")
     parser.add_argument("--synthetic6", type=int, default=4_000, help="of the ready command files (4000)")
     parser.add_argument("--synthetic7", type=int, default=18_000, help="texts with words seldom heard (18000)")
+    parser.add_argument("--synthetic8", type=int, default=7_000, help="by Kokoro, if it is given (7000)")
+    parser.add_argument("--kokoro", type=Path, help="folder of Kokoro-82M: model.onnx, config.json, voices/")
+    parser.add_argument("--synthetic9", type=int, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
@@ -192,7 +217,15 @@ def prepare_tokenizer(lines: list[str], out: Path, vocab_size: int, whole_words:
     print(f"tokenizer: {len(tokenizer)} pieces from {len(lines)} texts")
 
 
-def prepare_synthetic(name: str, lines: list[str], out: Path, n_utterances: int, seed: int, jobs: int) -> None:
+def prepare_synthetic(
+    name: str,
+    lines: list[str],
+    out: Path,
+    n_utterances: int,
+    seed: int,
+    jobs: int,
+    networks: Mapping[str, Network] = NO_NETWORKS,
+) -> None:
     """Synthesise a mix; voices of `DEV_VOICES` speak the dev set and are never trained on."""
     if not n_utterances:
         return
@@ -203,13 +236,13 @@ def prepare_synthetic(name: str, lines: list[str], out: Path, n_utterances: int,
         manifests = [path for path in (out / "train").glob("[!_]*.jsonl") if path.stem != name]
         heard = Counter(word for path in manifests for row in read_manifest(path) for word in row["text"].split())
         fitting = texts.seldom_heard(fitting, heard, mix.least, seed)
-    requests = list(islice(plan(mix, fitting, out / "synthetic", seed), n_utterances))
+    requests = list(islice(plan(mix, fitting, out / "synthetic", seed, networks), n_utterances))
     rows: list[Row] = []
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as progress:
         task = progress.add_task("synthesising", total=len(requests))
         chunks = [requests[start : start + 200] for start in range(0, len(requests), 200)]
         with ThreadPoolExecutor(jobs) as pool:
-            for chunk, spoken in zip(chunks, pool.map(speak, chunks), strict=True):
+            for chunk, spoken in zip(chunks, pool.map(partial(speak, networks=networks), chunks), strict=True):
                 rows.extend({**row, "corpus": name} for row in spoken)
                 progress.advance(task, len(chunk))
     dev = [row for row in rows if row["speaker"] in DEV_VOICES][:N_DEV_SYNTHETIC]
@@ -220,12 +253,17 @@ def prepare_synthetic(name: str, lines: list[str], out: Path, n_utterances: int,
             print(f"{split:5} {name:20} {len(part):6} utterances {hours(part):6.2f} h")
 
 
-def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Request]:
+def plan(
+    mix: Mix, lines: list[str], folder: Path, seed: int, networks: Mapping[str, Network] = NO_NETWORKS
+) -> Iterator[Request]:
     """Draw requests without end: the first n are the same whatever n is."""
     draw, in_order = random.Random(seed), cycle(lines)
     while True:
         engine = draw.choices(list(mix.engines), list(mix.engines.values()))[0]
-        voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw, mix.accents)
+        if engine in networks:
+            voice = Voice(engine, networks[engine].draw(draw))
+        else:
+            voice = draw_dev_voice(draw) if draw.random() < 0.01 else random_voice(engine, draw, mix.accents)
         drawn = draw.random() < mix.drawn_share or not lines
         if drawn:
             text = texts.draw_text(draw, mix.kinds)
@@ -235,7 +273,9 @@ def plan(mix: Mix, lines: list[str], folder: Path, seed: int) -> Iterator[Reques
             text = next(in_order) if mix.least else draw.choice(lines)
         if mix.reduced:
             voice = replace(voice, speed=draw.uniform(0.9, 1.6))
-        yield Request.within(folder, text, voice, mix.reduced, mix.glottal, spelt=drawn or texts.is_spelt(text))
+        # Networks run words together by themselves; in half of their sentences function words are weak beyond that.
+        reduced = mix.reduced and (engine not in NEURAL or draw.random() < 0.5)
+        yield Request.within(folder, text, voice, reduced, mix.glottal, spelt=drawn or texts.is_spelt(text))
 
 
 def draw_dev_voice(draw: random.Random) -> Voice:
@@ -244,9 +284,9 @@ def draw_dev_voice(draw: random.Random) -> Voice:
     return Voice(engine, name)
 
 
-def speak(requests: list[Request]) -> list[Row]:
+def speak(requests: list[Request], networks: Mapping[str, Network] = NO_NETWORKS) -> list[Row]:
     """Synthesise a chunk; return the rows of what could be spoken."""
-    return [synthetic_row(request) for request in synthesise(requests)]
+    return [synthetic_row(request) for request in synthesise(requests, networks)]
 
 
 def synthetic_row(request: Request) -> Row:
