@@ -48,7 +48,7 @@ N_SLOTS, N_VALUES, MISSING = (
     0.35,
 )  # of a template; other values of a slot; share of templates without what was said
 REFUSED = 0.04  # share of the right answers that may be refused
-UNHEARD = 0.005  # share of them that may be taken for no speech
+UNHEARD = 0.01  # share of them that may be taken for no speech
 Values = npt.NDArray[np.float64]
 
 
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
     parser.add_argument("--share", type=float, default=1.0, help="share of the recordings to hear (1)")
     args = parser.parse_args()
-    noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")[::2]]
+    noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")]
     model = find_model(args.model)
     samples = list(Collector(model, noises, args.share).collect(args.data / "dev"))
     calibration = Calibration(fitted_on=f"{len(samples)} recordings of dev speakers")
