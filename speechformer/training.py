@@ -433,4 +433,8 @@ class _Log:
 
 def train(config: TrainConfig, run: Path) -> Path:
     """Train in the folder `run`, or go on there, and return the folder of the finished model."""
-    return Trainer(config, run).train()
+    trainer = Trainer(config, run)
+    model, world = trainer.train(), trainer.world
+    del trainer  # its optimiser holds what the processes have in common
+    world.leave()
+    return model

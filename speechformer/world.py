@@ -6,6 +6,7 @@ parallelism). Two processes of one thread each also train faster on two CPU core
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -70,3 +71,13 @@ class World:
         parts: list[Part | None] = [None] * self.size
         distributed.all_gather_object(parts, part)
         return cast("list[Part]", parts)
+
+    def leave(self) -> None:
+        """End what the processes have in common, in all of them, once nothing that was made with it is in use.
+
+        Threads of gloo that outlive the interpreter abort the process, after all its work is done.
+        """
+        if self.size > 1:
+            self.wait()
+            gc.collect()
+            distributed.destroy_process_group()

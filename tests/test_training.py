@@ -428,7 +428,8 @@ def train_together(rank: int, port: int, folder: Path) -> None:
     resumed.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
     take_steps(resumed, model, world, [a_batch(rank)], 1)
     torch.save(model.state_dict(), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    del optimiser, resumed
+    world.leave()
 
 
 def test_two_processes_take_the_steps_that_one_would(tmp_path: Path) -> None:
