@@ -57,10 +57,11 @@ class Kokoro:
         self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         self.inputs = [given.name for given in self.session.get_inputs()]  # phones, style, speed, whatever their names
         self._style = cache(self._read_style)
+        self._names = sorted(path.stem for path in (folder / "voices").glob("*.bin"))
 
     def voices(self) -> list[str]:
         """Names of the voices: a letter for the language, f or m, a name ("bm_george")."""
-        return sorted(path.stem for path in (self.folder / "voices").glob("*.bin"))
+        return list(self._names)
 
     def _read_style(self, name: str) -> npt.NDArray[np.float32]:
         path = self.folder / "voices" / f"{name}.bin"
@@ -74,11 +75,10 @@ class Kokoro:
         "en-gb/bm_george/zf_xiaoni/0.25" is a quarter of the second. One in five has something of a voice of another
         language, and its accent.
         """
-        names = self.voices()
-        english = [name for name in names if name[0] in "ab"]
+        english = [name for name in self._names if name[0] in "ab"]
         british = [name for name in english if name[0] == "b"]
         first = draw.choice(british if british and draw.random() < 0.3 else english)
-        foreign = [name for name in names if name not in english]
+        foreign = [name for name in self._names if name not in english]
         second = draw.choice(foreign if foreign and draw.random() < 0.2 else english)
         accent = "en-gb" if first[0] == "b" or (second[0] != "a" and draw.random() < 0.3) else "en-us"
         return f"{accent}/{first}/{second}/{draw.choice((0.0, 0.25, 0.4, 0.55))}"

@@ -30,7 +30,6 @@ from speechformer.kokoro import Kokoro
 from speechformer.synthesis import (
     BRITISH_ACCENTS,
     ESPEAK_ACCENTS,
-    NEURAL,
     NO_NETWORKS,
     Network,
     Request,
@@ -274,7 +273,7 @@ def plan(
         if mix.reduced:
             voice = replace(voice, speed=draw.uniform(0.9, 1.6))
         # Networks run words together by themselves; in half of their sentences function words are weak beyond that.
-        reduced = mix.reduced and (engine not in NEURAL or draw.random() < 0.5)
+        reduced = mix.reduced and (engine not in networks or draw.random() < 0.5)
         yield Request.within(folder, text, voice, reduced, mix.glottal, spelt=drawn or texts.is_spelt(text))
 
 
