@@ -9,6 +9,7 @@ SpeechformerError
 ├── CheckpointError    a model folder with a part missing, damaged, or of a newer format
 ├── TrainingError      a run that cannot start, resume, or go on
 └── SynthesisError     a speech synthesiser that is not installed or fails
+    └── UnspeakableError   a text of which a synthesiser knows no phone
 
 Every message is one sentence: what, where, and what to do about it.
 """
@@ -48,3 +49,7 @@ class TrainingError(SpeechformerError):
 
 class SynthesisError(SpeechformerError):
     """A speech synthesiser is missing or failed."""
+
+
+class UnspeakableError(SynthesisError):
+    """A synthesiser knows no phone of a text; another may."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechformer.audio import Waveform, convert
-from speechformer.errors import SynthesisError
+from speechformer.errors import SynthesisError, UnspeakableError
 
 UNFIT = 1.0  # nats by which the rest is less where there is voice
 
@@ -76,7 +76,7 @@ class Hibari:
         """Return `waveform_N` at 16 kHz."""
         ids_1L = np.array([self.network.ids(phones)])
         if ids_1L.shape[1] < 3:
-            raise SynthesisError(f"there is no phone in {phones!r} that hibari knows")
+            raise UnspeakableError(f"there is no phone in {phones!r} that hibari knows")
         outputs = self.network.sess.run(None, {"ids": ids_1L, "speed": np.array([speed], np.float32)})
         voiced_KT, phase_KT, noise_KT, rest_KT, rest_phase_KT, pitch_T = (output[0] for output in outputs)
         sounding_T = pitch_T > 40

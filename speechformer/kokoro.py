@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from speechformer.audio import Waveform, convert
-from speechformer.errors import SynthesisError
+from speechformer.errors import SynthesisError, UnspeakableError
 
 KOKORO_RATE_HZ = 24_000
 MAX_PHONES = 500
@@ -77,7 +77,7 @@ class Kokoro:
         """
         english = [name for name in self._names if name[0] in "ab"]
         british = [name for name in english if name[0] == "b"]
-        first = draw.choice(british if british and draw.random() < 0.3 else english)
+        first = draw.choice(british if british and draw.random() < 0.4 else english)
         foreign = [name for name in self._names if name not in english]
         second = draw.choice(foreign if foreign and draw.random() < 0.2 else english)
         accent = "en-gb" if first[0] == "b" or (second[0] != "a" and draw.random() < 0.3) else "en-us"
@@ -87,7 +87,7 @@ class Kokoro:
         """Return `waveform_N` at 16 kHz, said by a voice that `draw` names."""
         ids_L = [self.ids[phone] for phone in phones if phone in self.ids][:MAX_PHONES]
         if not ids_L:
-            raise SynthesisError(f"there is no phone in {phones!r} that Kokoro knows")
+            raise UnspeakableError(f"there is no phone in {phones!r} that Kokoro knows")
         _, first, second, share = name.split("/")
         style_D = self._of_length(first, len(ids_L))
         if float(share):

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio, write_wav
-from speechformer.errors import AudioError, SynthesisError
+from speechformer.errors import AudioError, SynthesisError, UnspeakableError
 from speechformer.files import replace_file
 from speechformer.kokoro import phones_from_espeak
 
@@ -85,7 +85,7 @@ class Network(Protocol):
         """Draw the name of a voice; what stands before its first slash is its accent, as espeak-ng calls it."""
 
     def speak(self, phones: str, name: str, speed: float) -> Waveform:
-        """Return `waveform_N` at 16 kHz."""
+        """Return `waveform_N` at 16 kHz; raise UnspeakableError of phones that it does not know."""
 
 
 NO_NETWORKS: Mapping[str, Network] = MappingProxyType({})
@@ -190,7 +190,8 @@ def random_voice(engine: str, draw: random.Random, accents: Sequence[str] = ESPE
 def synthesise(requests: Iterable[Request], networks: Mapping[str, Network] = NO_NETWORKS) -> Iterator[Request]:
     """Speak every request whose file does not exist yet; yield each as its file stands complete.
 
-    Requests that the engine cannot speak (it crashes, or the sound is empty or endless) are left out.
+    Requests that the engine cannot speak (it crashes, it knows none of the phones, or the sound is empty or endless)
+    are left out.
     Voices of Kokoro and of hibari need their `networks`.
     """
     pending: dict[tuple[bool, bool], list[Request]] = {}  # festival's; what it learns of one it keeps for all
@@ -202,7 +203,7 @@ def synthesise(requests: Iterable[Request], networks: Mapping[str, Network] = NO
         elif request.voice.engine in NEURAL:
             if request.voice.engine not in networks:
                 raise SynthesisError(f"{request.voice.speaker}: the network of {request.voice.engine} was not given")
-            if _keep_waveform(_speak_neural(request, networks[request.voice.engine]), request.path):
+            if _speak_neural(request, networks[request.voice.engine]):
                 yield request
         elif _speak_one(request):
             yield request
@@ -236,11 +237,15 @@ def _espeak(request: Request, wav: Path) -> list[str]:
             "-p", str(round(min(99, 50 * voice.pitch))), "-w", str(wav), "--", _espeak_text(request)]  # fmt: skip
 
 
-def _speak_neural(request: Request, network: Network) -> Waveform:
+def _speak_neural(request: Request, network: Network) -> bool:
     accent = request.voice.name.partition("/")[0]
     command = ["espeak-ng", "-v", accent, "-q", "--ipa", "--", _espeak_text(request)]
-    ipa = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    return network.speak(phones_from_espeak(ipa, british=accent == "en-gb"), request.voice.name, request.voice.speed)
+    try:
+        ipa = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        phones = phones_from_espeak(ipa, british=accent == "en-gb")
+        return _keep_waveform(network.speak(phones, request.voice.name, request.voice.speed), request.path)
+    except (subprocess.SubprocessError, UnspeakableError):
+        return False
 
 
 def _flite(request: Request, wav: Path) -> list[str]:

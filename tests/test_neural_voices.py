@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from speechformer.audio import SAMPLE_RATE_HZ
-from speechformer.errors import SynthesisError
+from speechformer.errors import SynthesisError, UnspeakableError
 from speechformer.hibari import Hibari, Throat
 from speechformer.kokoro import KOKORO_RATE_HZ, Kokoro, phones_from_espeak
 
@@ -69,7 +69,7 @@ def test_kokoro_draws_voices_and_their_accents(folder: Path) -> None:
 
 def test_kokoro_says_what_it_lacks(folder: Path) -> None:
     kokoro = Kokoro(folder)
-    with pytest.raises(SynthesisError, match="no phone in 'xyz'"):
+    with pytest.raises(UnspeakableError, match="no phone in 'xyz'"):
         kokoro.speak("xyz", "en-us/af_sky/af_sky/0.0")
     with pytest.raises(SynthesisError, match=r"bm_nobody\.bin: there is no such voice; there are af_sky, "):
         kokoro.speak("ab", "en-us/bm_nobody/af_sky/0.0")
@@ -127,5 +127,5 @@ def test_hibari_draws_voices_and_says_each_alike() -> None:
     once_N, again_N, other_N = (hibari.speak(PHONES, name) for name in names)
     assert np.array_equal(once_N, again_N)
     assert not np.array_equal(once_N[: len(other_N)], other_N[: len(once_N)])
-    with pytest.raises(SynthesisError, match="no phone"):
+    with pytest.raises(UnspeakableError, match="no phone"):
         hibari.speak("", names[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio, write_wav
-from speechformer.errors import SynthesisError
+from speechformer.errors import SynthesisError, UnspeakableError
 from speechformer.synthesis import (
     DEBIAN_PACKAGES,
     ESPEAK_PHONES,
@@ -184,6 +184,20 @@ def test_a_network_is_told_phones_in_the_accent_of_its_voice(engine: str, tmp_pa
     assert "Q" in british
     assert "O" in american
     assert british[-1] == american[-1] == "A"  # [eɪ], the letter
+
+
+@pytest.mark.parametrize("engine", [pytest.param("kokoro", marks=needs("kokoro"))])
+def test_what_a_network_cannot_speak_is_left_out(engine: str, tmp_path: Path) -> None:
+    class Deaf(Echo):
+        def speak(self, phones: str, name: str, speed: float) -> Waveform:
+            if "ɡ" not in phones:
+                raise UnspeakableError("there is no phone")
+            return super().speak(phones, name, speed)
+
+    names = {"": "en-gb/x", "stop": "en-gb/x", "get": "zz/x", "go": "en-gb/x"}
+    requests = [Request(text, Voice(engine, name), tmp_path / f"{text}.wav") for text, name in names.items()]
+    assert [request.text for request in synthesise(requests, {engine: Deaf()})] == ["go"]
+    assert [path.name for path in tmp_path.iterdir()] == ["go.wav"]
 
 
 def test_a_network_that_is_not_there_is_named(tmp_path: Path) -> None:
