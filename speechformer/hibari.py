@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from speechformer.audio import Waveform, convert
 from speechformer.errors import SynthesisError, UnspeakableError
+from speechformer.kokoro import phones_from_espeak
 
 UNFIT = 1.0  # nats by which the rest is less where there is voice
 
@@ -68,12 +69,13 @@ class Hibari:
         """Draw the name of a voice, "en-gb/271828": an accent and what its throat is drawn from."""
         return f"{draw.choice(('en-gb', 'en-us'))}/{draw.randrange(10**6)}"
 
-    def speak(self, phones: str, name: str, speed: float = 1.0) -> Waveform:
-        """Return `waveform_N` at 16 kHz, said by a voice that `draw` names; phones as those of Kokoro."""
-        return self.speak_with(Throat.random(random.Random(name.partition("/")[2])), phones, speed)
+    def speak(self, ipa: str, name: str, speed: float = 1.0) -> Waveform:
+        """Return `waveform_N` at 16 kHz, said by a voice that `draw` names; `ipa` as espeak-ng writes it."""
+        accent, _, throat = name.partition("/")
+        return self.speak_with(Throat.random(random.Random(throat)), phones_from_espeak(ipa, accent), speed)
 
     def speak_with(self, throat: Throat, phones: str, speed: float = 1.0) -> Waveform:
-        """Return `waveform_N` at 16 kHz."""
+        """Return `waveform_N` at 16 kHz; phones as those of Kokoro."""
         ids_1L = np.array([self.network.ids(phones)])
         if ids_1L.shape[1] < 3:
             raise UnspeakableError(f"there is no phone in {phones!r} that hibari knows")

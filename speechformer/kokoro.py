@@ -32,10 +32,10 @@ _BRITISH = (("eə", "ɛː"), ("iə", "ɪə"), ("əʊ", "Q"), ("oʊ", "Q"))
 _AMERICAN = (("oʊ", "O"), ("ɜːɹ", "ɜɹ"), ("ɜː", "ɜɹ"), ("ɪə", "iə"), ("ː", ""), ("o", "ɔ"))
 
 
-def phones_from_espeak(ipa: str, british: bool) -> str:
-    """Write in Kokoro's alphabet what `espeak-ng --ipa` wrote."""
+def phones_from_espeak(ipa: str, accent: str) -> str:
+    """Write in Kokoro's alphabet what `espeak-ng --ipa` wrote in an accent, "en-gb" or "en-us"."""
     phones = " ".join(ipa.split())
-    for theirs, ours in (*_BOTH, *(_BRITISH if british else _AMERICAN)):
+    for theirs, ours in (*_BOTH, *(_BRITISH if accent == "en-gb" else _AMERICAN)):
         phones = phones.replace(theirs, ours)
     return phones
 
@@ -83,12 +83,13 @@ class Kokoro:
         accent = "en-gb" if first[0] == "b" or (second[0] != "a" and draw.random() < 0.3) else "en-us"
         return f"{accent}/{first}/{second}/{draw.choice((0.0, 0.25, 0.4, 0.55))}"
 
-    def speak(self, phones: str, name: str, speed: float = 1.0) -> Waveform:
-        """Return `waveform_N` at 16 kHz, said by a voice that `draw` names."""
+    def speak(self, ipa: str, name: str, speed: float = 1.0) -> Waveform:
+        """Return `waveform_N` at 16 kHz, said by a voice that `draw` names; `ipa` as espeak-ng writes it."""
+        accent, first, second, share = name.split("/")
+        phones = phones_from_espeak(ipa, accent)
         ids_L = [self.ids[phone] for phone in phones if phone in self.ids][:MAX_PHONES]
         if not ids_L:
             raise UnspeakableError(f"there is no phone in {phones!r} that Kokoro knows")
-        _, first, second, share = name.split("/")
         style_D = self._of_length(first, len(ids_L))
         if float(share):
             style_D = style_D + np.float32(share) * (self._of_length(second, len(ids_L)) - style_D)

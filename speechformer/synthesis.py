@@ -1,4 +1,4 @@
-"""Speak text with the free synthesisers espeak-ng, flite, festival, Kokoro and hibari: training speech without people.
+"""Speak text with the free synthesisers espeak-ng, flite, festival, SVOX Pico, Kokoro, hibari and Piper.
 
 `random_voice` draws a voice; `synthesise` speaks a list of requests, and writes each file atomically,
 so a list that was cut short can be given again.
@@ -12,33 +12,38 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
+from xml.sax.saxutils import escape
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio, write_wav
 from speechformer.errors import AudioError, SynthesisError, UnspeakableError
 from speechformer.files import replace_file
-from speechformer.kokoro import phones_from_espeak
 
 DEBIAN_PACKAGES = {
     "espeak": "espeak-ng",
     "flite": "flite",
     "festival": "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts",
+    "pico": "libttspico-utils",  # of Debian's non-free, Ubuntu's multiverse
     "kokoro": "espeak-ng",  # for the phones
     "hibari": "espeak-ng",
+    "piper": "espeak-ng",
 }
 PROGRAMS = {
     "espeak": "espeak-ng",
     "flite": "flite",
     "festival": "festival",
+    "pico": "pico2wave",
     "kokoro": "espeak-ng",
     "hibari": "espeak-ng",
+    "piper": "espeak-ng",
 }
-NEURAL = ("kokoro", "hibari")
+NEURAL = ("kokoro", "hibari", "piper")
 FLITE_VOICES = ("kal16", "awb", "rms", "slt")
+PICO_VOICES = ("en-GB", "en-US")  # of a woman each
 FESTIVAL_VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
 ESPEAK_ACCENTS = (
     "en-us", "en-us", "en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
@@ -74,18 +79,22 @@ ESPEAK_PHONES = {
     "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ay": "aI", "dh": "D", "eh": "E", "er": "3:", "ey": "'eI",
     "hh": "h", "ih": "I", "iy": "i:", "q": "?", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
 }  # fmt: skip
+PICO_PHONES = {**ESPEAK_PHONES, "aa": "Q", "ae": "{", "eh": "E", "ey": '"eI'}  # X-SAMPA
 LETTER_A = ["ey"]
 FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ey", "ih", "iy", "uh", "uw")
 
 
 class Network(Protocol):
-    """A network that speaks phones in many voices: `speechformer.kokoro`, `speechformer.hibari`."""
+    """A network that speaks in many voices: `speechformer.kokoro`, `speechformer.hibari`, `speechformer.piper`."""
 
     def draw(self, draw: random.Random) -> str:
         """Draw the name of a voice; what stands before its first slash is its accent, as espeak-ng calls it."""
 
-    def speak(self, phones: str, name: str, speed: float) -> Waveform:
-        """Return `waveform_N` at 16 kHz; raise UnspeakableError of phones that it does not know."""
+    def speak(self, ipa: str, name: str, speed: float) -> Waveform:
+        """Return `waveform_N` at 16 kHz; raise UnspeakableError of phones that it does not know.
+
+        `ipa` is what espeak-ng writes of the text in the voice's accent.
+        """
 
 
 NO_NETWORKS: Mapping[str, Network] = MappingProxyType({})
@@ -184,6 +193,8 @@ def random_voice(engine: str, draw: random.Random, accents: Sequence[str] = ESPE
                      speed, draw.uniform(0.5, 1.6))  # fmt: skip
     if engine == "flite":
         return Voice(engine, draw.choice(FLITE_VOICES), speed, draw.uniform(0.8, 1.3))
+    if engine == "pico":
+        return Voice(engine, draw.choice(PICO_VOICES), speed, draw.uniform(0.6, 1.6))
     return Voice(engine, draw.choice(FESTIVAL_VOICES), speed)
 
 
@@ -192,7 +203,7 @@ def synthesise(requests: Iterable[Request], networks: Mapping[str, Network] = NO
 
     Requests that the engine cannot speak (it crashes, it knows none of the phones, or the sound is empty or endless)
     are left out.
-    Voices of Kokoro and of hibari need their `networks`.
+    Voices of Kokoro, hibari and Piper need their `networks`.
     """
     pending: dict[tuple[bool, bool], list[Request]] = {}  # festival's; what it learns of one it keeps for all
     for request in requests:
@@ -212,7 +223,7 @@ def synthesise(requests: Iterable[Request], networks: Mapping[str, Network] = NO
 
 
 def _speak_one(request: Request) -> bool:
-    commands: dict[str, Callable[[Request, Path], list[str]]] = {"espeak": _espeak, "flite": _flite}
+    commands: dict[str, Callable[[Request, Path], list[str]]] = {"espeak": _espeak, "flite": _flite, "pico": _pico}
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "speech.wav"
         return _call(commands[request.voice.engine](request, wav)) and _keep(wav, request.path)
@@ -225,10 +236,14 @@ def _call(command: list[str]) -> bool:
         return False
 
 
-def _espeak_text(request: Request) -> str:
+def _with_phones(request: Request, alphabet: Mapping[str, str], markup: str) -> str:
     phones = request.pronunciations()
-    spelt = {word: "".join(ESPEAK_PHONES.get(phone, phone) for phone in phones[word]) for word in phones}
-    return " ".join(f"[[{spelt[word]}]]" if word in spelt else word for word in request.text.split())
+    spelt = {word: "".join(alphabet.get(phone, phone) for phone in phones[word]) for word in phones}
+    return " ".join(markup.format(spelt[word]) if word in spelt else word for word in request.text.split())
+
+
+def _espeak_text(request: Request) -> str:
+    return _with_phones(request, ESPEAK_PHONES, "[[{}]]")
 
 
 def _espeak(request: Request, wav: Path) -> list[str]:
@@ -242,8 +257,7 @@ def _speak_neural(request: Request, network: Network) -> bool:
     command = ["espeak-ng", "-v", accent, "-q", "--ipa", "--", _espeak_text(request)]
     try:
         ipa = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        phones = phones_from_espeak(ipa, british=accent == "en-gb")
-        return _keep_waveform(network.speak(phones, request.voice.name, request.voice.speed), request.path)
+        return _keep_waveform(network.speak(ipa, request.voice.name, request.voice.speed), request.path)
     except (subprocess.SubprocessError, UnspeakableError):
         return False
 
@@ -257,6 +271,14 @@ def _flite(request: Request, wav: Path) -> list[str]:
     return ["flite", "-voice", voice.name, *(["-add_lex", str(lexicon)] if said else []),
             "--setf", f"duration_stretch={1 / voice.speed:.3f}", "--setf", f"int_f0_target_mean={hertz:.1f}",
             "-t", request.text, "-o", str(wav)]  # fmt: skip
+
+
+def _pico(request: Request, wav: Path) -> list[str]:
+    voice, marked = request.voice, replace(request, text=escape(request.text))
+    said = _with_phones(marked, PICO_PHONES, "<phoneme alphabet='xsampa' ph='{}'/>")
+    speed, pitch = round(100 * voice.speed), round(100 * voice.pitch)
+    return ["pico2wave", "-l", voice.name, "-w", str(wav), "--",
+            f'<speed level="{speed}"><pitch level="{pitch}">{said}</pitch></speed>']  # fmt: skip
 
 
 def _flite_entry(word: str, phones: list[str]) -> str:

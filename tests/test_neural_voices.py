@@ -1,4 +1,4 @@
-"""Networks that speak phones: how they are asked, and what another pitch and another throat do to a voice."""
+"""Networks that speak: how they are asked, and what another pitch and another throat do to a voice."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from speechformer.audio import SAMPLE_RATE_HZ
 from speechformer.errors import SynthesisError, UnspeakableError
 from speechformer.hibari import Hibari, Throat
 from speechformer.kokoro import KOKORO_RATE_HZ, Kokoro, phones_from_espeak
+from speechformer.piper import Piper
 
 VOICES = {"af_sky": 0.1, "bm_george": 0.5, "zf_xiaoni": 0.9}
 
@@ -69,8 +70,8 @@ def test_kokoro_draws_voices_and_their_accents(folder: Path) -> None:
 
 def test_kokoro_says_what_it_lacks(folder: Path) -> None:
     kokoro = Kokoro(folder)
-    with pytest.raises(UnspeakableError, match="no phone in 'xyz'"):
-        kokoro.speak("xyz", "en-us/af_sky/af_sky/0.0")
+    with pytest.raises(UnspeakableError, match="no phone in 'wyz'"):
+        kokoro.speak("wyz", "en-us/af_sky/af_sky/0.0")
     with pytest.raises(SynthesisError, match=r"bm_nobody\.bin: there is no such voice; there are af_sky, "):
         kokoro.speak("ab", "en-us/bm_nobody/af_sky/0.0")
     (folder / "config.json").unlink()
@@ -83,8 +84,8 @@ def test_kokoro_says_what_it_lacks(folder: Path) -> None:
     [("ɡˈəʊ nˈaʊ", "ɡˈQ nˈW", "ɡˈəʊ nˈW"), ("bˈɜːd", "bˈɜːd", "bˈɜɹd"), ("dʒˈeɪ\n tʃ", "ʤˈA ʧ", "ʤˈA ʧ")],
 )
 def test_phones_are_those_the_networks_learnt_from(ipa: str, british: str, american: str) -> None:
-    assert phones_from_espeak(ipa, british=True) == british
-    assert phones_from_espeak(ipa, british=False) == american
+    assert phones_from_espeak(ipa, "en-gb") == british
+    assert phones_from_espeak(ipa, "en-us") == american
 
 
 PHONES = "bˈɪn blˈu wɪð ˈɛf tˈu nˈW"
@@ -129,3 +130,90 @@ def test_hibari_draws_voices_and_says_each_alike() -> None:
     assert not np.array_equal(once_N[: len(other_N)], other_N[: len(once_N)])
     with pytest.raises(UnspeakableError, match="no phone"):
         hibari.speak("", names[0])
+
+
+PIPER_RATE_HZ = 22_000
+
+
+def piper_voice(folder: Path, name: str, n_speakers: int) -> None:
+    """A voice as Piper's that says for a second, at a level each: a tenth of its length scale, and its speaker."""
+    inputs = [
+        helper.make_tensor_value_info("input", TensorProto.INT64, [1, "length"]),
+        helper.make_tensor_value_info("input_lengths", TensorProto.INT64, [1]),
+        helper.make_tensor_value_info("scales", TensorProto.FLOAT, [3]),
+    ]
+    constants = [
+        helper.make_tensor("at", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("tenth", TensorProto.FLOAT, [1], [0.1]),
+        helper.make_tensor("shape", TensorProto.INT64, [4], [1, 1, 1, PIPER_RATE_HZ]),
+    ]
+    nodes = [helper.make_node("Gather", ["scales", "at"], ["length"])]
+    if n_speakers > 1:
+        inputs.append(helper.make_tensor_value_info("sid", TensorProto.INT64, [1]))
+        nodes += [
+            helper.make_node("Cast", ["sid"], ["speaker"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["length", "speaker"], ["said"]),
+        ]
+    nodes += [
+        helper.make_node("Mul", ["said" if n_speakers > 1 else "length", "tenth"], ["level"]),
+        helper.make_node("Expand", ["level", "shape"], ["output"]),
+    ]
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 1, PIPER_RATE_HZ])
+    graph = helper.make_graph(nodes, "voice", inputs, [output], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    folder.mkdir(exist_ok=True)
+    onnx.save(model, folder / f"{name}.onnx")
+    settings = {
+        "audio": {"sample_rate": PIPER_RATE_HZ},
+        "espeak": {"voice": "en-gb-x-rp"},
+        "inference": {"length_scale": 1.5},
+        "num_speakers": n_speakers,
+        "phoneme_id_map": {"^": [1], "$": [2], "_": [0], " ": [3], "a": [4], "b": [5], ".": [6]},
+    }
+    (folder / f"{name}.onnx.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture
+def piper(tmp_path: Path) -> Piper:
+    piper_voice(tmp_path, "alone", 1)
+    piper_voice(tmp_path / "more", "choir", 4)
+    return Piper(tmp_path)
+
+
+def test_piper_is_told_speaker_and_pace(piper: Piper) -> None:
+    for name, speed, length_s, level in (
+        ("en-gb-x-rp/alone/0/1.00", 1.0, 1.0, 0.15),  # the voice's own length scale is 1.5
+        ("en-gb-x-rp/alone/0/1.00", 1.5, 1.0, 0.1),
+        ("en-gb-x-rp/choir/3/1.00", 1.5, 1.0, 0.4),
+        ("en-gb-x-rp/alone/0/2.00", 1.5, 0.5, 0.2),  # slow, then played twice as fast, for a throat half as long
+    ):
+        waveform_N = piper.speak("ab", name, speed)
+        assert len(waveform_N) == pytest.approx(length_s * SAMPLE_RATE_HZ, abs=2)
+        assert np.median(waveform_N) == pytest.approx(level, rel=0.01)
+
+
+def test_piper_puts_between_phones_what_its_voices_expect(piper: Piper) -> None:
+    assert piper.voices["alone"].ids(" a\n xb ") == [1, 0, 4, 0, 3, 0, 5, 0, 6, 0, 2]
+    assert piper.voices["alone"].ids("x . ") == []
+
+
+def test_piper_draws_each_speaker_alike(piper: Piper) -> None:
+    names = [piper.draw(random.Random(seed)) for seed in range(200)]
+    assert names[0] == piper.draw(random.Random(0))
+    speakers = {tuple(name.split("/")[:3]) for name in names}
+    assert speakers == {("en-gb-x-rp", "alone", "0"), *(("en-gb-x-rp", "choir", str(number)) for number in range(4))}
+    assert 20 < sum("/alone/" in name for name in names) < 60
+    assert {0.85 <= float(name.split("/")[3]) <= 1.2 for name in names} == {True}
+
+
+def test_piper_says_what_it_lacks(piper: Piper, tmp_path: Path) -> None:
+    with pytest.raises(UnspeakableError, match="no phone in 'xyz' that alone knows"):
+        piper.speak("xyz", "en-gb-x-rp/alone/0/1.00")
+    with pytest.raises(SynthesisError, match=r"nobody: there is no such voice of Piper; there are alone, choir"):
+        piper.speak("ab", "en-gb-x-rp/nobody/0/1.00")
+    (tmp_path / "more" / "choir.onnx.json").write_text("{}")
+    with pytest.raises(SynthesisError, match=r"choir\.onnx\.json: is not the description of a voice of Piper"):
+        Piper(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SynthesisError, match="has no voice of Piper"):
+        Piper(tmp_path / "empty")

@@ -49,6 +49,7 @@ def test_a_missing_manifest_is_one_sentence(
     recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recipe.Transcriber, "from_pretrained", lambda folder: Listener())
-    monkeypatch.setattr("sys.argv", ["sift.py", "model", "--data", str(tmp_path)])
-    assert recipe.main() == 1
-    assert "synthetic8.jsonl" in capsys.readouterr().err
+    for sets, problem in (([], "has none of synthetic8"), (["--sets", "synthetic9"], "synthetic9.jsonl")):
+        monkeypatch.setattr("sys.argv", ["sift.py", "model", "--data", str(tmp_path), *sets])
+        assert recipe.main() == 1
+        assert problem in capsys.readouterr().err

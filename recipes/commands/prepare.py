@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,10 +28,13 @@ from speechformer.data import read_manifest, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
 from speechformer.hibari import Hibari
 from speechformer.kokoro import Kokoro
+from speechformer.piper import Piper
 from speechformer.synthesis import (
     BRITISH_ACCENTS,
     ESPEAK_ACCENTS,
+    NEURAL,
     NO_NETWORKS,
+    PROGRAMS,
     Network,
     Request,
     Voice,
@@ -113,7 +117,20 @@ MIXES = {
         {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
          texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
     ),
+    # Two women who were recorded, not drawn up: nearly as hard as people to a model that had heard the others.
+    "synthetic10": Mix(
+        {"pico": 1.0}, 0.4,
+        {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
+         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
+    ),
+    # By as many people as there are voices, those of a hundred speakers and more first of all.
+    "synthetic11": Mix(
+        {"piper": 1.0}, 0.4,
+        {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
+         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
+    ),
 }  # fmt: skip
+FLUENT = ("pico", *NEURAL)
 
 
 def main() -> int:
@@ -123,18 +140,30 @@ def main() -> int:
         networks: dict[str, Network] = {"kokoro": Kokoro(args.kokoro)} if args.kokoro else {}
         if args.synthetic9:
             networks["hibari"] = Hibari()
+        if args.piper:
+            networks["piper"] = Piper(args.piper)
         prepare_real(args.data, args.out)
         for kind in ("noise", "rir"):
             prepare_sounds(args.data / kind, args.out, kind)
         lines = read_texts(args.data / "text")
         prepare_tokenizer(lines, args.out, args.vocab_size, WHOLE_WORDS if args.whole_words else ())
         for name in MIXES:
-            n_utterances = 0 if name == "synthetic8" and not args.kokoro else getattr(args, name)
-            prepare_synthetic(name, lines, args.out, n_utterances, args.seed, args.jobs, networks)
+            lacks = absent(MIXES[name], networks)
+            if lacks and getattr(args, name):
+                print(f"train {name:20} is left out: there is no {' and no '.join(lacks)}")
+            else:
+                prepare_synthetic(name, lines, args.out, getattr(args, name), args.seed, args.jobs, networks)
     except SpeechformerError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def absent(mix: Mix, networks: Mapping[str, Network]) -> list[str]:
+    """Return which of the engines that not everyone can have are not there: networks, and Pico, which is non-free."""
+    has_pico = shutil.which(PROGRAMS["pico"]) is not None
+    there = {**dict.fromkeys(mix.engines, True), **{name: name in networks for name in NEURAL}, "pico": has_pico}
+    return [engine for engine in mix.engines if not there[engine]]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -152,6 +181,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic8", type=int, default=7_600, help="by Kokoro, if it is given (7600)")
     parser.add_argument("--kokoro", type=Path, help="folder of Kokoro-82M: model.onnx, config.json, voices/")
     parser.add_argument("--synthetic9", type=int, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
+    parser.add_argument("--synthetic10", type=int, default=8_000, help="by SVOX Pico, if it is installed (8000)")
+    parser.add_argument("--synthetic11", type=int, default=8_000, help="by voices of Piper, if they are given (8000)")
+    parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
@@ -272,8 +304,8 @@ def plan(
             text = next(in_order) if mix.least else draw.choice(lines)
         if mix.reduced:
             voice = replace(voice, speed=draw.uniform(0.9, 1.6))
-        # Networks run words together by themselves; in half of their sentences function words are weak beyond that.
-        reduced = mix.reduced and (engine not in networks or draw.random() < 0.5)
+        # Some run words together by themselves; in half of their sentences function words are weak beyond that.
+        reduced = mix.reduced and (engine not in FLUENT or draw.random() < 0.5)
         yield Request.within(folder, text, voice, reduced, mix.glottal, spelt=drawn or texts.is_spelt(text))
 
 

@@ -2,8 +2,9 @@
 
     python recipes/commands/sift.py MODEL --data data/commands
 
-Rewrites `train/synthetic8.jsonl` and `train/synthetic9.jsonl` without the utterances of which the model gets nearly
-every word wrong; `prepare.py` writes them whole again. One or two words stay: a wrong one says little about them.
+Rewrites those of `train/synthetic8.jsonl`, `synthetic9.jsonl` and `synthetic11.jsonl` that there are, what networks
+said, without the utterances of which the model gets nearly every word wrong; `prepare.py` writes them whole again.
+One or two words stay: a wrong one says little about them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from rich.progress import track
 
 from speechformer import Transcriber
 from speechformer.data import read_manifest, write_manifest
-from speechformer.errors import SpeechformerError
+from speechformer.errors import ManifestError, SpeechformerError
 from speechformer.metrics import count_errors
 
-SETS = ("synthetic8", "synthetic9")
+SETS = ("synthetic8", "synthetic9", "synthetic11")
 WRONG = 0.9  # share of the words
 FEWEST = 3
 
@@ -29,12 +30,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of a trained model")
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
-    parser.add_argument("--sets", nargs="+", default=SETS, help="names of manifests in train/ (%(default)s)")
+    parser.add_argument("--sets", nargs="+", help=f"manifests in train/ (those there are of {', '.join(SETS)})")
     args = parser.parse_args()
     try:
         transcriber = Transcriber.from_pretrained(args.model)
-        for name in args.sets:
-            sift(transcriber, args.data / "train" / f"{name}.jsonl")
+        manifests = {name: args.data / "train" / f"{name}.jsonl" for name in args.sets or SETS}
+        chosen = [path for path in manifests.values() if args.sets or path.exists()]
+        if not chosen:
+            raise ManifestError(f"{args.data / 'train'}: has none of {', '.join(SETS)}; prepare.py writes them")
+        for manifest in chosen:
+            sift(transcriber, manifest)
     except SpeechformerError as error:
         print(f"sift: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,103 @@
+"""Speak phones with the voices of Piper (VITS: Kim, Kong and Son 2021), each learnt from people, by ONNX Runtime.
+
+A voice is what is published for it: `<voice>.onnx` and `<voice>.onnx.json`. Some have a hundred speakers and more.
+What is drawn in the network (prosody, breath) is not drawn from a seed: no voice says the same text twice alike.
+
+Suffixes: L length of the phones, N samples.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from speechformer.audio import Waveform, convert
+from speechformer.errors import SynthesisError, UnspeakableError
+
+MAX_PHONES = 500
+# What stands before, after and between all phones of a text.
+BEGIN, END, BETWEEN = "^", "$", "_"
+
+
+@dataclass
+class _Voice:
+    network: Path
+    settings: dict[str, Any]
+
+    @classmethod
+    def load(cls, network: Path) -> _Voice:
+        """Read what a voice says of itself; raise SynthesisError for a file that is missing or no such thing."""
+        path = network.with_name(f"{network.name}.json")
+        try:
+            settings = json.loads(path.read_text("utf-8"))
+            settings["espeak"]["voice"], settings["audio"]["sample_rate"]
+            if not {BEGIN, END, BETWEEN} <= settings["phoneme_id_map"].keys():
+                raise KeyError("phoneme_id_map")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise SynthesisError(f"{path}: is not the description of a voice of Piper ({error!r})") from error
+        return cls(network, settings)
+
+    @property
+    def n_speakers(self) -> int:
+        return max(1, int(self.settings.get("num_speakers", 1)))
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # as many utterances at a time as there are threads that ask
+        return onnxruntime.InferenceSession(self.network, options, providers=["CPUExecutionProvider"])
+
+    def ids(self, ipa: str) -> list[int]:
+        """Return the numbers of the phones and of what stands around them; nothing if none is known."""
+        table: dict[str, list[int]] = self.settings["phoneme_id_map"]
+        phones = [phone for phone in " ".join(ipa.split()) if phone in table][:MAX_PHONES]
+        if not any(phone.isalpha() for phone in phones):
+            return []
+        said = [BEGIN, *phones, *(["."] if "." in table else [])]  # sentences end as those that it learnt from
+        return [id for phone in said for id in (*table[phone], *table[BETWEEN])] + table[END]
+
+
+class Piper:
+    """All voices of a folder; may be called from many threads at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find the voices; raise SynthesisError where there is none or one is not whole."""
+        self.voices = {path.stem: _Voice.load(path) for path in sorted(folder.rglob("*.onnx"))}
+        if not self.voices:
+            raise SynthesisError(f"{folder}: has no voice of Piper; one is a file .onnx and its .onnx.json")
+
+    def draw(self, draw: random.Random) -> str:
+        """Draw a speaker of all there are, and how large: "en-us/en_US-joe-medium/0/1.08" has a shorter throat.
+
+        Pitch and formants are higher by that factor, at the same pace.
+        """
+        voice = draw.choices(list(self.voices), [one.n_speakers for one in self.voices.values()])[0]
+        speaker = draw.randrange(self.voices[voice].n_speakers)
+        return f"{self.voices[voice].settings['espeak']['voice']}/{voice}/{speaker}/{draw.uniform(0.85, 1.2):.2f}"
+
+    def speak(self, ipa: str, name: str, speed: float = 1.0) -> Waveform:
+        """Return `waveform_N` at 16 kHz, said by a voice that `draw` names; `ipa` as espeak-ng writes it."""
+        _, voice_name, speaker, factor = name.split("/")
+        if voice_name not in self.voices:
+            raise SynthesisError(f"{voice_name}: there is no such voice of Piper; there are {', '.join(self.voices)}")
+        voice, size = self.voices[voice_name], float(factor)
+        ids_L = voice.ids(ipa)
+        if not ids_L:
+            raise UnspeakableError(f"there is no phone in {ipa!r} that {voice_name} knows")
+        own = voice.settings.get("inference", {})
+        length = own.get("length_scale", 1.0) * size / speed  # played faster by `size` it is as long as it should be
+        given = {
+            "input": np.array([ids_L]),
+            "input_lengths": np.array([len(ids_L)]),
+            "scales": np.array([own.get("noise_scale", 0.667), length, own.get("noise_w", 0.8)], np.float32),
+            **({"sid": np.array([int(speaker)])} if voice.n_speakers > 1 else {}),
+        }
+        waveform_N = voice.session.run(None, given)[0]
+        return convert(waveform_N.ravel(), round(voice.settings["audio"]["sample_rate"] * size), voice_name)

@@ -1,0 +1,49 @@
+"""What prepare.py draws to be synthesised: from a seed, without end, and only by engines that are there."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import import_recipe
+from tests.test_synthesis import Echo
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    return import_recipe("prepare")
+
+
+@pytest.mark.parametrize(
+    ("name", "networks", "path", "absent"),
+    [
+        ("synthetic8", {}, "", ["kokoro"]),
+        ("synthetic8", {"kokoro": Echo()}, "", []),
+        ("synthetic10", {}, "", ["pico"]),
+        ("synthetic10", {}, "here", []),
+        ("synthetic3", {}, "", []),
+    ],
+)
+def test_engines_that_not_everyone_can_have_are_asked_for(
+    name: str, networks: dict[str, Echo], path: str, absent: list[str],
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    program = tmp_path / "here" / "pico2wave"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / path) if path else "")
+    assert recipe.absent(recipe.MIXES[name], networks) == absent
+
+
+def test_a_plan_is_drawn_from_its_seed_and_goes_on(recipe: ModuleType, tmp_path: Path) -> None:
+    lines, networks = ["turn on the light", "what time is it"], {"piper": Echo()}
+    plans = [recipe.plan(recipe.MIXES["synthetic11"], lines, tmp_path, seed, networks) for seed in (1, 1, 2)]
+    first, again, other = (list(islice(plan, 200)) for plan in plans)
+    assert first == again != other
+    assert {request.voice.engine for request in first} == {"piper"}
+    assert {0.9 <= request.voice.speed <= 1.6 for request in first} == {True}
+    assert 90 < sum(request.text in lines for request in first) < 150
+    assert 60 < sum(request.reduced for request in first) < 140
