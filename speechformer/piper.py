@@ -28,25 +28,34 @@ BEGIN, END, BETWEEN = "^", "$", "_"
 
 @dataclass
 class _Voice:
+    """What a voice says of itself, and its network, loaded when it first speaks."""
+
     network: Path
-    settings: dict[str, Any]
+    accent: str
+    rate_hz: int
+    n_speakers: int
+    ids_of: dict[str, list[int]]  # numbers of a phone
+    noise: float  # of the sound
+    length: float
+    noise_of_length: float
 
     @classmethod
     def load(cls, network: Path) -> _Voice:
-        """Read what a voice says of itself; raise SynthesisError for a file that is missing or no such thing."""
+        """Read its description; raise SynthesisError for a file that is missing or no such thing."""
         path = network.with_name(f"{network.name}.json")
         try:
-            settings = json.loads(path.read_text("utf-8"))
-            settings["espeak"]["voice"], settings["audio"]["sample_rate"]
-            if not {BEGIN, END, BETWEEN} <= settings["phoneme_id_map"].keys():
+            settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            own, ids_of = settings.get("inference", {}), settings["phoneme_id_map"]
+            voice = cls(
+                network, settings["espeak"]["voice"], settings["audio"]["sample_rate"],
+                settings.get("num_speakers", 1), ids_of,
+                own.get("noise_scale", 0.667), own.get("length_scale", 1.0), own.get("noise_w", 0.8),
+            )  # fmt: skip
+            if not {BEGIN, END, BETWEEN} <= ids_of.keys():
                 raise KeyError("phoneme_id_map")
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise SynthesisError(f"{path}: is not the description of a voice of Piper ({error!r})") from error
-        return cls(network, settings)
-
-    @property
-    def n_speakers(self) -> int:
-        return max(1, int(self.settings.get("num_speakers", 1)))
+        return voice
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
@@ -56,12 +65,11 @@ class _Voice:
 
     def ids(self, ipa: str) -> list[int]:
         """Return the numbers of the phones and of what stands around them; nothing if none is known."""
-        table: dict[str, list[int]] = self.settings["phoneme_id_map"]
-        phones = [phone for phone in " ".join(ipa.split()) if phone in table][:MAX_PHONES]
+        phones = [phone for phone in " ".join(ipa.split()) if phone in self.ids_of][:MAX_PHONES]
         if not any(phone.isalpha() for phone in phones):
             return []
-        said = [BEGIN, *phones, *(["."] if "." in table else [])]  # sentences end as those that it learnt from
-        return [id for phone in said for id in (*table[phone], *table[BETWEEN])] + table[END]
+        said = [BEGIN, *phones, *(["."] if "." in self.ids_of else [])]  # as the sentences that it learnt from end
+        return [number for phone in said for number in (*self.ids_of[phone], *self.ids_of[BETWEEN])] + self.ids_of[END]
 
 
 class Piper:
@@ -80,7 +88,7 @@ class Piper:
         """
         voice = draw.choices(list(self.voices), [one.n_speakers for one in self.voices.values()])[0]
         speaker = draw.randrange(self.voices[voice].n_speakers)
-        return f"{self.voices[voice].settings['espeak']['voice']}/{voice}/{speaker}/{draw.uniform(0.85, 1.2):.2f}"
+        return f"{self.voices[voice].accent}/{voice}/{speaker}/{draw.uniform(0.85, 1.2):.2f}"
 
     def speak(self, ipa: str, name: str, speed: float = 1.0) -> Waveform:
         """Return `waveform_N` at 16 kHz, said by a voice that `draw` names; `ipa` as espeak-ng writes it."""
@@ -91,13 +99,12 @@ class Piper:
         ids_L = voice.ids(ipa)
         if not ids_L:
             raise UnspeakableError(f"there is no phone in {ipa!r} that {voice_name} knows")
-        own = voice.settings.get("inference", {})
-        length = own.get("length_scale", 1.0) * size / speed  # played faster by `size` it is as long as it should be
+        length = voice.length * size / speed  # played faster by `size` it is as long as it should be
         given = {
             "input": np.array([ids_L]),
             "input_lengths": np.array([len(ids_L)]),
-            "scales": np.array([own.get("noise_scale", 0.667), length, own.get("noise_w", 0.8)], np.float32),
+            "scales": np.array([voice.noise, length, voice.noise_of_length], np.float32),
             **({"sid": np.array([int(speaker)])} if voice.n_speakers > 1 else {}),
         }
         waveform_N = voice.session.run(None, given)[0]
-        return convert(waveform_N.ravel(), round(voice.settings["audio"]["sample_rate"] * size), voice_name)
+        return convert(waveform_N.ravel(), round(voice.rate_hz * size), voice_name)
