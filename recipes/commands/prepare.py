@@ -178,7 +178,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic5", type=int, default=8_000, help="moves, codes and spelling by Britons (8000)")
     parser.add_argument("--synthetic6", type=int, default=4_000, help="of the ready command files (4000)")
     parser.add_argument("--synthetic7", type=int, default=6_000, help="texts with words seldom heard (6000)")
-    parser.add_argument("--synthetic8", type=int, default=7_600, help="by Kokoro, if it is given (7600)")
+    parser.add_argument("--synthetic8", type=int, default=14_800, help="by Kokoro, if it is given (14800)")
     parser.add_argument("--kokoro", type=Path, help="folder of Kokoro-82M: model.onnx, config.json, voices/")
     parser.add_argument("--synthetic9", type=int, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
     parser.add_argument("--synthetic10", type=int, default=8_000, help="by SVOX Pico, if it is installed (8000)")
