@@ -13,10 +13,10 @@ PACKAGE = Path(speechformer.__file__).parent
 ORDER = (
     "errors", "files", "interrupts", "config", "audio", "metrics", "error_report", "transcript", "formats", "features",
     "frontend", "augment", "tokenizer", "command_file", "network", "grammar", "automaton", "grammar_check", "kokoro",
-    "hibari", "synthesis", "shape", "model", "decoding", "torch_recogniser", "alignment", "confidence", "model_folder",
-    "checkpoint", "onnx_recogniser", "onnx_export", "data", "transcribe", "workers", "batch", "trial", "world",
-    "evaluation", "optimiser", "growth", "minimum_wer", "training", "inspect", "engine", "http_server",
-    "wyoming_server", "serve", "cli",
+    "hibari", "piper", "synthesis", "shape", "model", "decoding", "torch_recogniser", "alignment", "confidence",
+    "model_folder", "checkpoint", "onnx_recogniser", "onnx_export", "data", "transcribe", "workers", "batch",
+    "trial", "world", "evaluation", "optimiser", "growth", "minimum_wer", "training", "inspect", "engine",
+    "http_server", "wyoming_server", "serve", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)
