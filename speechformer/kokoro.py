@@ -40,6 +40,13 @@ def phones_from_espeak(ipa: str, accent: str) -> str:
     return phones
 
 
+def open_network(path: Path) -> onnxruntime.InferenceSession:
+    """Load a network that speaks; as many utterances are computed at a time as there are threads that ask."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 class Kokoro:
     """The network and its voices; may be called from many threads at a time."""
 
@@ -52,9 +59,7 @@ class Kokoro:
             )
         self.folder = folder
         self.ids: dict[str, int] = json.loads((folder / "config.json").read_text("utf-8"))["vocab"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # as many utterances at a time as there are threads that ask
-        self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self.session = open_network(folder / "model.onnx")
         self.inputs = [given.name for given in self.session.get_inputs()]  # phones, style, speed, whatever their names
         self._style = cache(self._read_style)
         self._names = sorted(path.stem for path in (folder / "voices").glob("*.bin"))

@@ -20,8 +20,8 @@ import onnxruntime
 
 from speechformer.audio import Waveform, convert
 from speechformer.errors import SynthesisError, UnspeakableError
+from speechformer.kokoro import MAX_PHONES, open_network
 
-MAX_PHONES = 500
 # What stands before, after and between all phones of a text.
 BEGIN, END, BETWEEN = "^", "$", "_"
 
@@ -59,9 +59,7 @@ class _Voice:
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # as many utterances at a time as there are threads that ask
-        return onnxruntime.InferenceSession(self.network, options, providers=["CPUExecutionProvider"])
+        return open_network(self.network)
 
     def ids(self, ipa: str) -> list[int]:
         """Return the numbers of the phones and of what stands around them; nothing if none is known."""

@@ -202,8 +202,7 @@ def synthesise(requests: Iterable[Request], networks: Mapping[str, Network] = NO
     """Speak every request whose file does not exist yet; yield each as its file stands complete.
 
     Requests that the engine cannot speak (it crashes, it knows none of the phones, or the sound is empty or endless)
-    are left out.
-    Voices of Kokoro, hibari and Piper need their `networks`.
+    are left out. Voices of Kokoro, hibari and Piper need their `networks`.
     """
     pending: dict[tuple[bool, bool], list[Request]] = {}  # festival's; what it learns of one it keeps for all
     for request in requests:

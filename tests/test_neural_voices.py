@@ -72,6 +72,8 @@ def test_kokoro_says_what_it_lacks(folder: Path) -> None:
     kokoro = Kokoro(folder)
     with pytest.raises(UnspeakableError, match="no phone in 'wyz'"):
         kokoro.speak("wyz", "en-us/af_sky/af_sky/0.0")
+    with pytest.raises(UnspeakableError, match="no phone in 'Q'"):  # in the network's alphabet, by the voice's accent
+        kokoro.speak("əʊ", "en-gb/bm_george/af_sky/0.0")
     with pytest.raises(SynthesisError, match=r"bm_nobody\.bin: there is no such voice; there are af_sky, "):
         kokoro.speak("ab", "en-us/bm_nobody/af_sky/0.0")
     (folder / "config.json").unlink()

@@ -76,6 +76,12 @@ class Mix:
     least: int = 0
 
 
+# Texts and drawn ones of all kinds, for engines so fast that all can be said.
+VARIED = Mix(
+    {}, 0.4,
+    {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
+     texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
+)  # fmt: skip
 MIXES = {
     "synthetic": Mix({"espeak": 0.55, "flite": 0.27, "festival": 0.18}, 0.4, texts.KINDS, (1, 14)),
     # Moves, codes and spelling by more natural voices, and longer sentences.
@@ -112,23 +118,11 @@ MIXES = {
          texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
     ),
     # The same, so fast that all texts can be said: one voice's way to speak, in any pitch and vocal tract.
-    "synthetic9": Mix(
-        {"hibari": 1.0}, 0.4,
-        {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
-         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
-    ),
+    "synthetic9": replace(VARIED, engines={"hibari": 1.0}),
     # Two women who were recorded, not drawn up: nearly as hard as people to a model that had heard the others.
-    "synthetic10": Mix(
-        {"pico": 1.0}, 0.4,
-        {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
-         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
-    ),
+    "synthetic10": replace(VARIED, engines={"pico": 1.0}),
     # By as many people as there are voices, those of a hundred speakers and more first of all.
-    "synthetic11": Mix(
-        {"piper": 1.0}, 0.4,
-        {texts.move: 0.18, texts.code: 0.05, texts.spelling: 0.06, texts.digits: 0.03, texts.date: 0.03,
-         texts.time: 0.02, texts.word: 0.03}, (2, 24), reduced=True,
-    ),
+    "synthetic11": replace(VARIED, engines={"piper": 1.0}),
 }  # fmt: skip
 FLUENT = ("pico", *NEURAL)
 
@@ -148,11 +142,11 @@ def main() -> int:
         lines = read_texts(args.data / "text")
         prepare_tokenizer(lines, args.out, args.vocab_size, WHOLE_WORDS if args.whole_words else ())
         for name in MIXES:
-            lacks = absent(MIXES[name], networks)
-            if lacks and getattr(args, name):
+            n_utterances, lacks = getattr(args, name), absent(MIXES[name], networks)
+            if n_utterances and lacks:
                 print(f"train {name:20} is left out: there is no {' and no '.join(lacks)}")
             else:
-                prepare_synthetic(name, lines, args.out, getattr(args, name), args.seed, args.jobs, networks)
+                prepare_synthetic(name, lines, args.out, n_utterances, args.seed, args.jobs, networks)
     except SpeechformerError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
@@ -161,9 +155,10 @@ def main() -> int:
 
 def absent(mix: Mix, networks: Mapping[str, Network]) -> list[str]:
     """Return which of the engines that not everyone can have are not there: networks, and Pico, which is non-free."""
-    has_pico = shutil.which(PROGRAMS["pico"]) is not None
-    there = {**dict.fromkeys(mix.engines, True), **{name: name in networks for name in NEURAL}, "pico": has_pico}
-    return [engine for engine in mix.engines if not there[engine]]
+    lacking = {name for name in NEURAL if name not in networks}
+    if shutil.which(PROGRAMS["pico"]) is None:
+        lacking.add("pico")
+    return [engine for engine in mix.engines if engine in lacking]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -33,12 +33,14 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", help=f"manifests in train/ (those there are of {', '.join(SETS)})")
     args = parser.parse_args()
     try:
+        train = args.data / "train"
+        manifests = [train / f"{name}.jsonl" for name in args.sets or SETS]
+        if not args.sets:
+            manifests = [manifest for manifest in manifests if manifest.exists()]
+        if not manifests:
+            raise ManifestError(f"{train}: has none of {', '.join(SETS)}; prepare.py writes them")
         transcriber = Transcriber.from_pretrained(args.model)
-        manifests = {name: args.data / "train" / f"{name}.jsonl" for name in args.sets or SETS}
-        chosen = [path for path in manifests.values() if args.sets or path.exists()]
-        if not chosen:
-            raise ManifestError(f"{args.data / 'train'}: has none of {', '.join(SETS)}; prepare.py writes them")
-        for manifest in chosen:
+        for manifest in manifests:
             sift(transcriber, manifest)
     except SpeechformerError as error:
         print(f"sift: {error}", file=sys.stderr)
