@@ -57,29 +57,34 @@ MAX_S = 30.0
 # How English function words are said within a sentence (their weak forms: Cruttenden, Gimson's Pronunciation of
 # English, 8th edition, 2014), in the phones of the CMU dictionary. The synthesisers say most of them as they are said
 # alone: "at" is always [æt]. The full form stands among them where it is common; "a" may be a letter and is left alone.
+# "ax_u" and "ax_i" are [ə] before consonants, [u] and [ɪ] before vowels: espeak-ng alone knows which comes next, and in
+# British accents it puts an r between [ə] and a vowel, as after "for", but after "to" nobody does. "by" is [baɪ] alone:
+# its weak form is rare, and what hears it often takes all that is short and unclear for "by".
 WEAK_FORMS = {
     "am": ("ax m", "m"), "an": ("ax n",), "and": ("ax n", "ax n d", "n", "ae n d"), "are": ("ax r", "ax"),
     "as": ("ax z", "ax z", "ae z"), "at": ("ax t", "ax t", "ae t"), "but": ("b ax t", "b ah t"),
-    "by": ("b ay", "b ax"), "can": ("k ax n", "k n"), "could": ("k ax d", "k uh d"), "do": ("d ax", "d uw"),
+    "by": ("b ay",), "can": ("k ax n", "k n"), "could": ("k ax d", "k uh d"), "do": ("d ax_u", "d uw"),
     "for": ("f ax", "f ax r", "f ao r"), "from": ("f r ax m", "f r ah m"), "had": ("ax d", "hh ax d", "hh ae d"),
     "has": ("ax z", "hh ax z", "hh ae z"), "have": ("ax v", "hh ax v", "hh ae v"), "he": ("iy", "hh iy"),
     "her": ("ax", "hh ax r", "hh er"), "him": ("ih m", "hh ih m"), "his": ("ih z", "hh ih z"),
     "in": ("ax n", "ih n", "ih n"), "is": ("z", "ih z", "ih z"), "it": ("ax t", "ih t", "ih t"),
-    "me": ("m ih", "m iy"), "must": ("m ax s", "m ax s t"), "my": ("m ax", "m ay"), "not": ("n ax t", "n aa t"),
-    "of": ("ax v", "ax", "ah v"), "on": ("ax n", "aa n", "aa n"), "or": ("ax r", "ao r"),
+    "me": ("m ih", "m iy"), "must": ("m ax s", "m ax s t"), "my": ("m ax_i", "m ay"), "not": ("n ax t", "n aa t"),
+    "of": ("ax v", "ax v", "ah v"), "on": ("ax n", "aa n", "aa n"), "or": ("ax r", "ao r"),
     "should": ("sh ax d", "sh uh d"), "some": ("s ax m", "s ah m"), "than": ("dh ax n",),
-    "that": ("dh ax t", "dh ae t"), "the": ("dh ax",), "them": ("dh ax m", "ax m"), "there": ("dh ax r", "dh eh r"),
-    "to": ("t ax", "t ax", "t uw"), "was": ("w ax z", "w ah z"), "were": ("w ax r", "w er"),
+    "that": ("dh ax t", "dh ae t"), "the": ("dh ax_i",), "them": ("dh ax m", "ax m"), "there": ("dh ax r", "dh eh r"),
+    "to": ("t ax_u", "t ax_u", "t uw"), "was": ("w ax z", "w ah z"), "were": ("w ax r", "w er"),
     "will": ("w ax l", "w ih l"), "would": ("w ax d", "w uh d"),
-    "with": ("w ax dh", "w ih dh", "w ih dh", "w ih th", "w ih"), "you": ("y ax", "y ax", "y uw"),
+    "with": ("w ax dh", "w ih dh", "w ih dh", "w ih th", "w ih"), "you": ("y ax_u", "y ax_u", "y uw"),
     "your": ("y ax", "y ax r", "y ao r"),
 }  # fmt: skip
 # A t at the end of a word is seldom released in fluent speech: a glottal stop ("q" in TIMIT's phones) is what is left.
 ESPEAK_PHONES = {
-    "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ay": "aI", "dh": "D", "eh": "E", "er": "3:", "ey": "'eI",
-    "hh": "h", "ih": "I", "iy": "i:", "q": "?", "sh": "S", "th": "T", "uh": "U", "uw": "u:", "y": "j",
+    "aa": "0", "ae": "a", "ah": "V", "ao": "O:", "ax": "@", "ax_i": "@2", "ax_u": "@5", "ay": "aI", "dh": "D",
+    "eh": "E", "er": "3:", "ey": "'eI", "hh": "h", "ih": "I", "iy": "i:", "q": "?", "sh": "S", "th": "T", "uh": "U",
+    "uw": "u:", "y": "j",
 }  # fmt: skip
-PICO_PHONES = {**ESPEAK_PHONES, "aa": "Q", "ae": "{", "eh": "E", "ey": '"eI'}  # X-SAMPA
+PICO_PHONES = {**ESPEAK_PHONES, "ax_i": "@", "ax_u": "@", "aa": "Q", "ae": "{", "eh": "E", "ey": '"eI'}  # X-SAMPA
+CMU_PHONES = {"ax_i": "ax", "ax_u": "ax"}
 LETTER_A = ["ey"]
 FLITE_VOWELS = ("aa", "ae", "ah", "ao", "ax", "ay", "eh", "er", "ey", "ih", "iy", "uh", "uw")
 
@@ -282,7 +287,11 @@ def _pico(request: Request, wav: Path) -> list[str]:
 
 def _flite_entry(word: str, phones: list[str]) -> str:
     stress = _stress(phones)
-    return f"{word} : {' '.join(f'{phone}{stress}' if phone in FLITE_VOWELS else phone for phone in phones)}\n"
+    return f"{word} : {' '.join(f'{phone}{stress}' if phone in FLITE_VOWELS else phone for phone in _cmu(phones))}\n"
+
+
+def _cmu(phones: list[str]) -> list[str]:
+    return [CMU_PHONES.get(phone, phone) for phone in phones]
 
 
 def _stress(phones: list[str]) -> int:
@@ -304,7 +313,7 @@ def _speak_festival(requests: list[Request], chunk: int = 40) -> Iterator[Reques
 def _festival_line(request: Request, wav: Path) -> str:
     text = request.text.replace("\\", " ").replace('"', " ")
     entries = "".join(
-        f'(lex.add.entry \'("{word}" nil ((({" ".join(phones)}) {_stress(phones)})))) '
+        f'(lex.add.entry \'("{word}" nil ((({" ".join(_cmu(phones))}) {_stress(phones)})))) '
         for word, phones in request.pronunciations().items()
     )
     return (

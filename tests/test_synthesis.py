@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio, write_wav
 from speechformer.errors import SynthesisError, UnspeakableError
 from speechformer.synthesis import (
+    BRITISH_ACCENTS,
     DEBIAN_PACKAGES,
     ESPEAK_PHONES,
     ESPEAK_UNFIT,
@@ -127,6 +129,18 @@ def test_every_phone_of_a_weak_form_is_known_to_espeak() -> None:
     phones = {phone for forms in WEAK_FORMS.values() for form in forms for phone in form.split()}
     assert all(len(ESPEAK_PHONES.get(phone, phone)) == 1 or phone in ESPEAK_PHONES for phone in phones)
     assert set(FLITE_VOWELS) <= set(ESPEAK_PHONES)
+
+
+@pytest.mark.parametrize("accent", [pytest.param(one, marks=needs("espeak")) for one in sorted(set(BRITISH_ACCENTS))])
+def test_britons_put_an_r_after_for_but_not_after_to(accent: str) -> None:
+    def said(word: str) -> list[str]:
+        forms = ["".join(ESPEAK_PHONES.get(phone, phone) for phone in form.split()) for form in WEAK_FORMS[word]]
+        commands = [["espeak-ng", "-v", accent, "-q", "--ipa", f"[[{form}]] [[eI]]"] for form in forms]
+        return [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
+
+    assert any(r in ipa for ipa in said("for") for r in "ɹr")
+    for word in ("by", "do", "my", "of", "the", "to", "you"):
+        assert not any(r in ipa for ipa in said(word) for r in "ɹr"), word
 
 
 @pytest.mark.parametrize("engine", [pytest.param("pico", marks=needs("pico"))])

@@ -123,6 +123,12 @@ MIXES = {
     "synthetic10": replace(VARIED, engines={"pico": 1.0}),
     # By as many people as there are voices, those of a hundred speakers and more first of all.
     "synthetic11": replace(VARIED, engines={"piper": 1.0}),
+    # What is short, by the voices most like people: single words, digits, letters, and moves.
+    "synthetic12": Mix(
+        {"kokoro": 1.0}, 0.92,
+        {texts.move_in_passing: 0.36, texts.word: 0.2, texts.digits: 0.12, texts.code: 0.08, texts.spelling: 0.08,
+         texts.date: 0.04, texts.time: 0.04}, (2, 24), reduced=True,
+    ),
 }  # fmt: skip
 FLUENT = ("pico", *NEURAL)
 
@@ -178,6 +184,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic9", type=int, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
     parser.add_argument("--synthetic10", type=int, default=8_000, help="by SVOX Pico, if it is installed (8000)")
     parser.add_argument("--synthetic11", type=int, default=8_000, help="by voices of Piper, if they are given (8000)")
+    parser.add_argument("--synthetic12", type=int, default=12_500, help="what is short, by Kokoro (12500)")
     parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(

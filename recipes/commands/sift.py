@@ -2,8 +2,8 @@
 
     python recipes/commands/sift.py MODEL --data data/commands
 
-Rewrites those of `train/synthetic8.jsonl`, `synthetic9.jsonl` and `synthetic11.jsonl` that there are, what networks
-said, without the utterances of which the model gets nearly every word wrong; `prepare.py` writes them whole again.
+Rewrites those of `train/synthetic8.jsonl`, `9`, `11` and `12` that there are, what networks said,
+without the utterances of which the model gets nearly every word wrong; `prepare.py` writes them whole again.
 One or two words stay: a wrong one says little about them.
 """
 
@@ -20,7 +20,7 @@ from speechformer.data import read_manifest, write_manifest
 from speechformer.errors import ManifestError, SpeechformerError
 from speechformer.metrics import count_errors
 
-SETS = ("synthetic8", "synthetic9", "synthetic11")
+SETS = ("synthetic8", "synthetic9", "synthetic11", "synthetic12")
 WRONG = 0.9  # share of the words
 FEWEST = 3
 

@@ -29,6 +29,7 @@ WORDS = (
 COLOURS = "red blue green white black yellow orange purple pink brown grey".split()
 VERBS = "bin lay place set put move take select show open".split()
 PREPOSITIONS = "at by in with on to from".split()
+PASSING = [*PREPOSITIONS, "at", "with"]
 ADVERBS = "again now please soon today later".split()
 
 
@@ -91,6 +92,11 @@ def time(draw: random.Random) -> str:
 def move(draw: random.Random) -> str:
     """Draw a move on a board: what to do with which colour, where."""
     return " ".join(map(draw.choice, (VERBS, COLOURS, PREPOSITIONS, LETTERS, DIGITS, ADVERBS)))
+
+
+def move_in_passing(draw: random.Random) -> str:
+    """Draw a move, with those prepositions twice as often that are hardest to hear ("in" for "at", "by" for "with")."""
+    return " ".join(map(draw.choice, (VERBS, COLOURS, PASSING, LETTERS, DIGITS, ADVERBS)))
 
 
 @cache
