@@ -31,8 +31,8 @@ class AugmentConfig:
     `speeds` change pace and voice together, `tempos` the pace alone. `pad` lays up to `pad_s` of silence around an
     utterance. `tempos` and `wait`, which is the share of batches with silence of `wait_s` on either side of every
     utterance, are drawn for a whole batch: its utterances stay about as long as each other. `babble` is the share of
-    the noises that is made of so many voices of others. `codec_level` is how hard MP3 or Opus compress (see
-    `compress_lossily`).
+    the noises that is made of so many voices of others, `tilt` the share whose spectrum is tilted: what is heard later
+    is none of these few recordings. `codec_level` is how hard MP3 or Opus compress (see `compress_lossily`).
     """
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
@@ -51,6 +51,7 @@ class AugmentConfig:
     snr_db: tuple[float, float] = (0.0, 30.0)
     babble: float = 0.1
     babble_voices: tuple[int, int] = (3, 8)
+    tilt: float = 0.0
     clip: float = 0.03
     mu_law: float = 0.03
     codec: float = 0.0
@@ -133,6 +134,13 @@ def make_babble(
     return np.asarray(sum(one_N / max(_rms(one_N), 1e-4) for one_N in chosen), np.float32)
 
 
+def tilt(waveform_N: Waveform, coefficient: float) -> Waveform:
+    """Filter with one zero: from 0 to 1 ever darker, to -1 ever brighter."""
+    tilted_N = waveform_N.copy()
+    tilted_N[1:] += np.float32(coefficient) * waveform_N[:-1]
+    return tilted_N
+
+
 def clip_peaks(waveform_N: Waveform, share: float) -> Waveform:
     """Cut off what is louder than a share of the peak, as an overdriven microphone does."""
     limit = share * float(np.abs(waveform_N).max(initial=0.0))
@@ -204,6 +212,8 @@ def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds,
             noise_N = make_babble(sounds.voices, n_voices, len(waveform_N), draw)
         else:
             noise_N = crop(sounds.noises[int(draw.integers(len(sounds.noises)))], len(waveform_N), draw)
+        if config.tilt and draw.random() < config.tilt:
+            noise_N = tilt(noise_N, draw.uniform(-0.95, 0.95))
         waveform_N = add_noise(waveform_N, noise_N, draw.uniform(*config.snr_db))
     if draw.random() < config.clip:
         waveform_N = clip_peaks(waveform_N, draw.uniform(0.2, 0.8))

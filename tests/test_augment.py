@@ -24,6 +24,7 @@ from speechformer.augment import (
     limit_band,
     make_babble,
     mask_mel,
+    tilt,
     trim_silence,
     vary_level,
     wait_around,
@@ -87,6 +88,16 @@ def test_who_waits_leaves_silence_before_and_after() -> None:
     assert min(waited) >= 0.5 * RATE_HZ - 1
     assert 2.3 * RATE_HZ < max(waited) <= 2.5 * RATE_HZ
     assert np.mean(waited) / RATE_HZ == pytest.approx(1.5, abs=0.15)
+
+
+def test_a_tilted_noise_is_darker_or_brighter_and_nothing_else() -> None:
+    def share_above(waveform_N: np.ndarray, hz: float) -> float:
+        power_F = np.abs(np.fft.rfft(waveform_N)) ** 2
+        return float(power_F[int(hz / RATE_HZ * len(waveform_N)) :].sum() / power_F.sum())
+
+    assert share_above(tilt(hiss(), 0.9), 4000) < 0.25
+    assert share_above(tilt(hiss(), -0.9), 4000) > 0.75
+    np.testing.assert_array_equal(tilt(hiss(), 0.0), hiss())
 
 
 def test_some_is_said_under_the_breath_but_no_further_under_it_than_asked() -> None:
