@@ -184,7 +184,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic9", type=int, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
     parser.add_argument("--synthetic10", type=int, default=8_000, help="by SVOX Pico, if it is installed (8000)")
     parser.add_argument("--synthetic11", type=int, default=8_000, help="by voices of Piper, if they are given (8000)")
-    parser.add_argument("--synthetic12", type=int, default=12_500, help="what is short, by Kokoro (12500)")
+    parser.add_argument("--synthetic12", type=int, default=11_600, help="what is short, by Kokoro (11600)")
     parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
