@@ -16,7 +16,7 @@ import itertools
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,21 @@ class SpokenWord:
 
 def main() -> int:
     """Find the words, put them together, and print one sentence when that cannot be done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return run("splice", __doc__, 12_000, write)
+
+
+def run(name: str, description: str | None, n_utterances: int, write: Callable[[str, Path, int, int], None]) -> int:
+    """Read the command line of a recipe that makes speech of words that a model finds, and do what `write` does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
-    parser.add_argument("--utterances", type=int, default=12_000, help="how many to write (12000)")
+    parser.add_argument("--utterances", type=int, default=n_utterances, help=f"how many to make ({n_utterances})")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     try:
         write(args.model, args.data, args.utterances, args.seed)
     except SpeechformerError as error:
-        print(f"splice: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -92,24 +97,31 @@ def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     if not any(len(words) >= LONG for words in sentences):
         raise ManifestError(f"{data / 'train'}: no recording of {LONG} words was understood; give a better model")
     lines = (data / "text.txt").read_text("utf-8").splitlines()
-    folder = data / "word_splices"
+    chosen = enumerate(itertools.islice(splice(sentences, lines, seed), n_utterances))
+    joined = ((words, join(words, random.Random(f"{seed} {number}"))) for number, words in chosen)
+    spliced = write_spoken(data, "word_splices", joined)
+    print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours(spliced):.2f} h")
+
+
+def write_spoken(data: Path, corpus: str, spoken: Iterable[tuple[Sequence[SpokenWord], Waveform]]) -> list[Row]:
+    """Write words put together as audio in `<corpus>/` and `train/<corpus>.jsonl`; return the rows of that."""
+    folder = data / corpus
     folder.mkdir(parents=True, exist_ok=True)
-    spliced: list[Row] = []
-    for number, words in zip(range(n_utterances), splice(sentences, lines, seed), strict=False):
-        waveform_N = join(words, random.Random(f"{seed} {number}"))
+    rows: list[Row] = []
+    for number, (words, waveform_N) in enumerate(spoken):
         path = folder / f"{number:06}.flac"
         soundfile.write(path, waveform_N, SAMPLE_RATE_HZ)
-        spliced.append(
+        rows.append(
             {
                 "audio_filepath": str(path.resolve()),
                 "duration": round(len(waveform_N) / SAMPLE_RATE_HZ, 3),
                 "text": " ".join(word.text for word in words),
                 "speaker": words[0].speaker,
-                "corpus": "word_splices",
+                "corpus": corpus,
             }
         )
-    write_manifest(data / "train" / "word_splices.jsonl", spliced)
-    print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours(spliced):.2f} h")
+    write_manifest(data / "train" / f"{corpus}.jsonl", rows)
+    return rows
 
 
 def find_words(transcriber: Transcriber, rows: Sequence[Row]) -> Iterator[list[SpokenWord]]:
