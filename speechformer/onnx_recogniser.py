@@ -134,5 +134,7 @@ def _session(path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], thre
         raise CheckpointError(f"{path}: is damaged or no ONNX graph; export the model again") from error
     names = tuple(one.name for one in session.get_inputs()), tuple(one.name for one in session.get_outputs())
     if names != (inputs, outputs):
-        raise CheckpointError(f"{path}: is not a graph of this program's; export the model again")
+        raise CheckpointError(
+            f"{path}: is of another model than config.json, or no graph of this program's; export the model again"
+        )
     return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -175,10 +176,16 @@ def test_a_damaged_part_is_named(checkpoint: Checkpoint, folder: Path, tmp_path:
         Transcriber.from_pretrained(tmp_path / "model", engine="onnx")
 
 
-def test_graphs_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "model")
-    for name in (ENCODER, DECODER):
-        shutil.copyfile(find_model() / name, tmp_path / "model" / name)
+@pytest.mark.parametrize("other", ["vocab_size", "n_decoder_layers"])
+def test_graphs_of_another_model_are_refused(folder: Path, tmp_path: Path, other: str) -> None:
+    shutil.copytree(find_model(), tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    written, theirs = (json.loads(path.read_text("utf-8")) for path in (config, folder / "config.json"))
+    if other == "vocab_size":
+        shutil.copyfile(folder / "tokenizer.model", tmp_path / "model" / "tokenizer.model")
+    assert written["model"][other] != theirs["model"][other]
+    written["model"][other] = theirs["model"][other]
+    config.write_text(json.dumps(written), "utf-8")
     with pytest.raises(CheckpointError, match=r"is of another model than config\.json"):
         Transcriber.from_pretrained(tmp_path / "model", engine="onnx")
 
