@@ -25,6 +25,8 @@ def recipe() -> ModuleType:
         ("synthetic10", {}, "", ["pico"]),
         ("synthetic10", {}, "here", []),
         ("synthetic3", {}, "", []),
+        ("synthetic13", {}, "", ["hibari", "pico", "piper"]),
+        ("synthetic13", {"hibari": Echo()}, "here", ["piper"]),
     ],
 )
 def test_engines_that_not_everyone_can_have_are_asked_for(
@@ -35,7 +37,17 @@ def test_engines_that_not_everyone_can_have_are_asked_for(
     program.parent.mkdir()
     program.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / path) if path else "")
-    assert recipe.absent(recipe.MIXES[name], networks) == absent
+    mix = recipe.MIXES[name]
+    assert recipe.absent(mix, networks) == absent
+    assert set(recipe.at_hand(mix, networks).engines) == set(mix.engines) - set(absent)
+
+
+def test_a_mix_none_of_whose_engines_is_there_is_left_out(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.prepare_synthetic("synthetic8", ["turn on the light"], tmp_path, 10, 1, 1)
+    assert "is left out: there is no kokoro" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_a_plan_is_drawn_from_its_seed_and_goes_on(recipe: ModuleType, tmp_path: Path) -> None:
