@@ -17,6 +17,7 @@ from speechformer.confidence import Calibration
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.files import replace_file
+from speechformer.lexicon import Lexicon
 from speechformer.model import SpeechTransformer
 from speechformer.model_folder import GRAPHS, Settings, read_settings, write_settings
 from speechformer.tokenizer import Tokenizer
@@ -30,11 +31,12 @@ class Checkpoint:
     features: FeatureConfig
     tokenizer: Tokenizer
     calibration: Calibration = field(default_factory=Calibration)
+    lexicon: Lexicon = field(default_factory=Lexicon)
 
     @property
     def settings(self) -> Settings:
         """All but the weights."""
-        return Settings(self.model.config, self.features, self.tokenizer, self.calibration)
+        return Settings(self.model.config, self.features, self.tokenizer, self.calibration, self.lexicon)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, half: bool = False) -> None:
@@ -59,7 +61,7 @@ def load_checkpoint(folder: str | os.PathLike[str], device: str = "cpu") -> Chec
     model = SpeechTransformer(settings.shape)
     _load_weights(model, Path(folder) / "model.safetensors")
     model = model.to(device).eval().requires_grad_(False)
-    return Checkpoint(model, settings.features, settings.tokenizer, settings.calibration)
+    return Checkpoint(model, settings.features, settings.tokenizer, settings.calibration, settings.lexicon)
 
 
 def _load_weights(model: SpeechTransformer, path: Path) -> None:

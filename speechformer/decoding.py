@@ -107,26 +107,31 @@ class DecodingConfig:
 
     With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
     and `SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle leaves the sound
-    behind. Where the CTC head has no weight, neither has this.
+    behind. Where the CTC head has no weight, neither has this. A word that is in no lexicon costs `unknown_word` nats
+    of what the decoder says, where the task has a lexicon.
     """
 
     beam: int = 1
     ctc_weight: float = 0.3
     n_best: int = 1
     ctc_slack: float | None = None
+    unknown_word: float = 0.0
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.n_best < 1:
             raise ConfigError("decoding.beam and decoding.n_best are 1 or more")
         if not 0 <= self.ctc_weight <= 1:
             raise ConfigError(f"decoding.ctc_weight is between 0 and 1, not {self.ctc_weight}")
+        if self.unknown_word < 0:
+            raise ConfigError(f"decoding.unknown_word is a cost, 0 or more nats, not {self.unknown_word}")
 
 
 class Hypothesis(NamedTuple):
     """A sequence of token ids, without begin and end, with its joint log probability and its tokens' shares.
 
     `attention` and `ctc` are the log probabilities by the decoder and by the CTC head alone, of every sentence
-    that begins so while the sequence is unfinished; `ctc` is 0 where the CTC head took no part.
+    that begins so while the sequence is unfinished; `ctc` is 0 where the CTC head took no part, and `attention` is
+    less what unknown words cost.
     """
 
     tokens: tuple[int, ...]
@@ -144,6 +149,13 @@ class Constraint(Protocol):
 
     def next(self, state: int, token: int) -> int:
         """Return the state after a token."""
+
+
+class Lexicon(Protocol):
+    """Which words there are."""
+
+    def unknown(self, tokens: Sequence[int]) -> Bools | None:
+        """Return `unknown_V`, True where a next token makes an unknown word of the last one; None: nowhere."""
 
 
 class CtcPrefix:
@@ -273,6 +285,7 @@ class Task:
 
     config: DecodingConfig
     constraint: Constraint | None = None
+    lexicon: Lexicon | None = None
 
 
 def search(
@@ -293,6 +306,7 @@ class _Lane:
 
     config: DecodingConfig
     constraint: Constraint | None
+    lexicon: Lexicon | None
     width: int
     beams: list[list[Hypothesis]]  # of each utterance that is not finished, best first, at most `width`
     states: list[list[int]]  # the constraint's, of each of them
@@ -383,7 +397,7 @@ class _Search:
         self.n_tokens = 0
         self.lanes = [
             _Lane(
-                task.config, task.constraint, 1,
+                task.config, task.constraint, task.lexicon if task.config.unknown_word else None, 1,
                 [[Hypothesis((), 0.0, ())] for _ in self.utterances],
                 [[0] for _ in self.utterances],
                 [[] for _ in self.utterances],
@@ -433,6 +447,8 @@ class _Search:
         """Return each utterance's best hypotheses with one more token; put those that end among the finished."""
         if not lane.width:
             return [[] for _ in self.utterances]
+        if lane.lexicon is not None:
+            attention_AWV = attention_AWV - self._cost_of_words(lane, lane.lexicon)
         weight, score_AWV, allowed_AWV = lane.config.ctc_weight, attention_AWV, self._allowed(lane)
         if weight:
             score_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
@@ -464,6 +480,16 @@ class _Search:
             bar = done[lane.config.n_best - 1] if len(done) >= lane.config.n_best else -math.inf
             grown.append([one for one in going if one.hypothesis.log_probability > bar])
         return grown
+
+    def _cost_of_words(self, lane: _Lane, lexicon: Lexicon) -> Floats:
+        """Return what each next token costs because of the word that it makes, `cost_AWV`."""
+        cost_AWV = np.zeros((len(lane.beams), lane.width, len(self.is_word_V)), np.float32)
+        for cost_WV, beams in zip(cost_AWV, lane.beams, strict=True):
+            for cost_V, one in zip(cost_WV, beams, strict=False):
+                unknown_V = lexicon.unknown(one.tokens)
+                if unknown_V is not None:
+                    cost_V[unknown_V] = lane.config.unknown_word
+        return cost_AWV
 
     def _near(self, lane: _Lane, allowed_AWV: Bools, prefix_AWV: Doubles, slack: float) -> Bools:
         """Return which tokens may follow that do not leave the sound behind; all, where something must be written."""

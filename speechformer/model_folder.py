@@ -1,4 +1,4 @@
-"""What a model folder says beside its weights: `config.json`, `tokenizer.model`, `calibration.json`.
+"""What a model folder says beside its weights: `config.json`, `tokenizer.model`, `calibration.json`, `lexicon.txt`.
 
 The weights are beside them, for torch in `model.safetensors` (see `checkpoint`), for ONNX Runtime in two graphs (see
 `onnx_recogniser`) with the filters of the features (see `frontend`). `format` is raised when an old program could
@@ -18,23 +18,26 @@ from speechformer.config import build, to_dict
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.files import replace_file
+from speechformer.lexicon import Lexicon
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT_MODEL = "commands-en"
+LEXICON = "lexicon.txt"
 ENCODER, DECODER, FILTERS = GRAPHS = "encoder.onnx", "decoder.onnx", "filters.safetensors"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The shape of a network, the features and the tokenizer it was trained with, what its scores are worth."""
+    """The shape of a network, the features and the tokenizer it was trained with, what its scores are worth, words."""
 
     shape: ModelConfig
     features: FeatureConfig
     tokenizer: Tokenizer
     calibration: Calibration = field(default_factory=Calibration)
+    lexicon: Lexicon = field(default_factory=Lexicon)
 
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
@@ -73,7 +76,9 @@ def read_settings(folder: Path) -> Settings:
             f"{folder}: the model writes {shape.vocab_size} tokens and tokenizer.model has {len(tokenizer)}; "
             "copy both from one model"
         )
-    return Settings(shape, features, tokenizer, _read_calibration(folder / "calibration.json"))
+    return Settings(
+        shape, features, tokenizer, _read_calibration(folder / "calibration.json"), Lexicon.load(folder / LEXICON)
+    )
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -86,6 +91,10 @@ def write_settings(folder: Path, settings: Settings) -> None:
         save_calibration(folder, settings.calibration)
     else:
         (folder / "calibration.json").unlink(missing_ok=True)  # of weights that are gone
+    if settings.lexicon:
+        replace_file(folder / LEXICON, settings.lexicon.save)
+    else:
+        (folder / LEXICON).unlink(missing_ok=True)
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:

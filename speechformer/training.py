@@ -35,11 +35,12 @@ from speechformer.features import FRAMES_PER_S, FeatureConfig, add_hiss, log_mel
 from speechformer.files import replace_file
 from speechformer.growth import grow
 from speechformer.interrupts import on_interrupt
+from speechformer.lexicon import Lexicon
 from speechformer.minimum_wer import minimum_wer_loss
 from speechformer.model import SpeechTransformer, has_fast_bfloat16
 from speechformer.optimiser import Optimiser
 from speechformer.shape import ModelConfig
-from speechformer.tokenizer import PAD, Tokenizer
+from speechformer.tokenizer import PAD, Tokenizer, normalise
 from speechformer.world import World
 
 MAX_BAD_STEPS = 20
@@ -73,7 +74,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a run depends on. It begins with the weights of the model folder `initial`, where one is given.
+    """Everything a run depends on. It begins with the weights of the model folder `initial`, where one is given, and
+    with its lexicon, if it has one, to which the words of training come.
 
     `precision` auto is bfloat16 where the device is fast at it: elsewhere that takes many times as long as float32.
     """
@@ -200,9 +202,12 @@ class Trainer:
         model_config = replace(config.model, vocab_size=len(tokenizer), n_features=features.n_mfcc)
         self.config = replace(config, features=features, model=model_config)
         self.dev = DevSet(config.data.dev, features, config.max_dev_utterances)
-        self.checkpoint = Checkpoint(SpeechTransformer(model_config).to(self.world.device), features, tokenizer)
-        if config.initial:
-            self._begin_with(load_checkpoint(config.initial))
+        model = SpeechTransformer(model_config).to(self.world.device)
+        initial = load_checkpoint(config.initial) if config.initial else None
+        lexicon = Lexicon(self._words(initial.lexicon) if initial and initial.lexicon else ())
+        self.checkpoint = Checkpoint(model, features, tokenizer, lexicon=lexicon)
+        if initial:
+            self._begin_with(initial)
         schedule = config.schedule
         self.optimiser = Optimiser(self.checkpoint.model, schedule.lr, schedule.weight_decay, self.world.size)
         self.step = self.epoch = self.number = self.bad_steps = 0
@@ -220,6 +225,12 @@ class Trainer:
         except ConfigError as error:
             raise ConfigError(f"initial: {self.config.initial} has {error}") from error
         self.checkpoint.model.load_state_dict(weights)
+
+    def _words(self, lexicon: Lexicon) -> Iterator[str]:
+        """Yield the words of a lexicon and those that training says, which may be new."""
+        yield from lexicon.words
+        for row in self.training_set.rows:
+            yield from normalise(row["text"]).split()
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches from where the run is, epoch after epoch."""

@@ -23,6 +23,7 @@ from speechformer.data import Batch, DataConfig, make_batch
 from speechformer.decoding import DecodingConfig, decode
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.features import FeatureConfig, collate, extract
+from speechformer.lexicon import Lexicon
 from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Muon, Optimiser
 from speechformer.shape import ModelConfig
@@ -114,6 +115,14 @@ def test_a_run_begins_with_the_weights_it_is_given(config: TrainConfig, tmp_path
         changed = replace(config, initial=tmp_path / "model", model=replace(SMALL, **other))
         with pytest.raises(ConfigError, match="another network"):
             Trainer(changed, tmp_path / "third")
+
+
+def test_a_run_knows_the_words_that_it_began_with_and_its_own(config: TrainConfig, tmp_path: Path) -> None:
+    first = Trainer(config, tmp_path / "first").checkpoint
+    assert not len(first.lexicon), "what is trained from nothing has no list of words to hold it back"
+    save_checkpoint(tmp_path / "model", replace(first, lexicon=Lexicon(["stop", "please"])))
+    second = Trainer(replace(config, initial=tmp_path / "model"), tmp_path / "second").checkpoint
+    assert second.lexicon.words == sorted({*WORDS, "please"})
 
 
 def test_a_run_can_begin_with_the_weights_of_another_vocabulary(
