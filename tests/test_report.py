@@ -77,6 +77,7 @@ accepted from a confidence of 0.44 on
         ("risk", "| 100 % | 1.9 | 1.9 | 1.9 | 1.9 | 1.9 |"),
         ("risk graph", "    line [0.0, 0.2, 0.2, 0.2, 1.9]"),
         ("noise", "| sentences read aloud | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
+        ("noise", "| single digits of speech_commands' speakers | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
         ("noise", "| digit strings | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
         ("silence", "| an4 | 12.5 | 12.5 |"),
         ("quiet", "| `home.yaml` | 423 | 1.03 | 0 | 0 |"),
@@ -89,7 +90,7 @@ accepted from a confidence of 0.44 on
 )
 def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: str, line: str) -> None:
     conditions = json.dumps(dict.fromkeys(("clean", "18 dB", "12 dB", "6 dB"), INSIDE))
-    names = [f"{kind} {name}" for kind in ("commands", "noise") for name in recipe.GRAMMARS]
+    names = [f"{kind} {name}" for kind in ("commands", "noise") for name in recipe.GRAMMARS] + ["noise digits"]
     for name in (*names, *(f"quiet {grammar.stem}" for grammar in recipe.QUIET)):
         (report.folder / f"{name}.out").write_text(conditions)
     for name in recipe.PEOPLE:
@@ -112,6 +113,14 @@ def test_every_block_of_the_pages_can_be_made(recipe: ModuleType, report: Any) -
 
 def test_a_table_has_as_many_cells_everywhere(recipe: ModuleType) -> None:
     assert recipe.table(("a", ""), [(1, "x")]) == ["| a |  |", "|---|---|", "| 1 | x |"]
+
+
+def test_the_digits_of_many_people_are_single_digits(recipe: ModuleType, tmp_path: Path) -> None:
+    with (tmp_path / "speech_commands.jsonl").open("w") as manifest:
+        for text in ("seven", "stop", "zero", "seven two"):
+            row = {"audio_filepath": "x.wav", "duration": 1.0, "text": text, "speaker": "y"}
+            print(json.dumps(row), file=manifest)
+    assert [row["text"] for row in recipe.digit_set(tmp_path)] == ["seven", "zero"]
 
 
 def test_every_second_sentence_that_was_read_is_a_command(recipe: ModuleType, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from calibrate import READ, READY, ROOT, TRIALS, templates
 from rich.progress import track
+from texts import DIGITS
 
-from speechformer.data import read_manifest
+from speechformer.data import Row, read_manifest, write_manifest
 from speechformer.files import replace_file
 
 CARD = Path("speechformer/pretrained/commands-en/MODEL_CARD.md")
@@ -47,6 +48,7 @@ GRAMMARS = {
     "grid": "grid",
     "read": "sentences read aloud",
 }
+DIGIT_SET, DIGITS_OF_MANY = "digits.jsonl", "single digits of speech_commands' speakers"
 READ_SET = "read.yaml"  # made of half of the sentences of READ's test speech
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
 SNRS_DB = (18, 12, 6)
@@ -80,6 +82,8 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
         inside = [*evaluate, "--commands", str(grammar)]
         yield f"commands {name}", [*inside, *own, *read]
         yield f"noise {name}", [*inside, *(own or read), "--noise", str(args.noise), "--snr", ratios]
+    many = [*evaluate, "--commands", str(TRIALS["fsdd"]), str(args.figures / DIGIT_SET)]
+    yield "noise digits", [*many, "--noise", str(args.noise), "--snr", ratios]
     sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
     for grammar in QUIET:
         yield f"quiet {grammar.stem}", [*evaluate, "--commands", str(grammar), *sounds]
@@ -92,6 +96,7 @@ def measure(args: argparse.Namespace) -> int:
     """Run what has not been run and keep what it prints: calibration first, peers, which are timed, last and alone."""
     args.figures.mkdir(parents=True, exist_ok=True)
     (args.figures / READ_SET).write_text(read_set(args.data / "test"), "utf-8")
+    write_manifest(args.figures / DIGIT_SET, digit_set(args.data / "test"))
     left = {name: command for name, command in commands(args) if not (args.figures / f"{name}.out").exists()}
     together = [name for name in left if name not in ("calibration", "peers")]
     for names in (["calibration"], together, ["peers"]):
@@ -111,6 +116,11 @@ def read_set(test: Path) -> str:
     sentences = sorted({row["text"] for name in READ for row in read_manifest(test / f"{name}.jsonl")})
     words = sorted({word for sentence in sentences for word in sentence.split()})
     return templates(sentences[::2], words, np.random.default_rng(0))
+
+
+def digit_set(test: Path) -> list[Row]:
+    """Take the digits of speech_commands: fsdd's test speaker is one person, these are many."""
+    return [row for row in read_manifest(test / "speech_commands.jsonl") if row["text"] in DIGITS]
 
 
 def run(path: Path, command: Sequence[str]) -> int:
@@ -255,9 +265,10 @@ class Report:
 
     def noise(self) -> list[str]:
         conditions = ("clean", *(f"{snr} dB" for snr in SNRS_DB))
-        found = {name: self.read(f"noise {name}") for name in GRAMMARS}
+        names = {name: title.partition(" (")[0] for name, title in GRAMMARS.items()} | {"digits": DIGITS_OF_MANY}
+        found = {name: self.read(f"noise {name}") for name in names}
         rows = [
-            (GRAMMARS[name].partition(" (")[0],
+            (names[name],
              *(f"{percent(one[where]['accuracy'])} · {percent(one[where]['word_error_rate'])}" for where in conditions))
             for name, one in found.items()
         ]  # fmt: skip
