@@ -122,7 +122,9 @@ def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ()
     parser.add_argument("--model", help="model folder or name (commands-en)")
     parser.add_argument("--commands", type=Path, metavar="FILE", help="command set: YAML templates, or a phrase a line")
     parser.add_argument(
-        "--beam", type=_positive, help="hypotheses kept while searching (4; 1 is greedy; at least 8 with --commands)"
+        "--beam",
+        type=_positive,
+        help="hypotheses kept while searching (8; 1 is greedy; never less than 8 with --commands)",
     )
     parser.add_argument(
         "--engine",

@@ -8,6 +8,7 @@ classical decoders (Ortmanns and Ney 2000), as soft as shallow fusion with a lan
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -17,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from speechformer.errors import CheckpointError
-from speechformer.tokenizer import EOS, Tokenizer, normalise
+from speechformer.tokenizer import ALPHABET, EOS, Tokenizer
 
 START = "▁"  # of a piece that begins a word
+WRONG = re.compile(rf"[^{ALPHABET}\s]")
 N_REMEMBERED = 8192  # beginnings of words
 
 
@@ -27,7 +29,7 @@ class Lexicon:
     """Words, as the model writes them, in alphabetical order."""
 
     def __init__(self, words: Iterable[str] = ()) -> None:
-        self.words = sorted(set(words))
+        self.words = sorted(dict.fromkeys(words))  # fast where they are in order already
 
     def __len__(self) -> int:
         return len(self.words)
@@ -45,15 +47,15 @@ class Lexicon:
     def load(cls, path: str | os.PathLike[str]) -> Lexicon:
         """Load a file with a word a line; none is an empty lexicon. Raises CheckpointError for what is no such file."""
         try:
-            lines = Path(path).read_text("utf-8").split()
+            text = Path(path).read_text("utf-8")
         except FileNotFoundError:
             return cls()
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path}: is no list of words ({error}); copy the model again") from error
-        wrong = next((line for line in lines if normalise(line) != line), None)
-        if wrong is not None:
-            raise CheckpointError(f'{path}: the model never writes "{wrong}"; copy the model again')
-        return cls(lines)
+        if wrong := WRONG.search(text):
+            word = next(word for word in text.split() if wrong[0] in word)
+            raise CheckpointError(f'{path}: the model never writes "{word}"; write words of {ALPHABET}, one a line')
+        return cls(text.split())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a word a line."""

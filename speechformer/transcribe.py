@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do not fit a processor's caches
 GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was heard is kept until they are written
-FREE = DecodingConfig(beam=4, ctc_weight=0.1, ctc_slack=0.6)  # the best on dev speech
+FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear

@@ -1,6 +1,7 @@
 """The public Python API: order, batches, long audio, silence."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from speechformer.decoding import Floats, Hypothesis, Ints, Memory, Recogniser, 
 from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
+from speechformer.lexicon import Lexicon
 from speechformer.model import SpeechTransformer
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
@@ -45,6 +47,19 @@ def test_a_recording_alone_and_among_others_has_one_text(transcriber: Transcribe
     assert [one.text for one in together] == [one.text for one in alone]
     assert any(one.text for one in together), "an untrained model that writes nothing would test nothing"
     assert [one.name for one in together] == ["a", "b", "c"]
+
+
+def test_letters_that_are_no_word_are_written_less_the_more_they_cost(checkpoint: Checkpoint) -> None:
+    known = replace(checkpoint, lexicon=Lexicon(["go", "left", "stop"]))
+    waveforms, names = [spoken("go"), np.tile(spoken("left"), 3)], ["a", "b"]
+    unknown = []
+    for model, cost in ((known, 0.0), (known, 2.0), (checkpoint, 2.0)):
+        config = DecodingConfig(beam=8, ctc_weight=0.5, unknown_word=cost)
+        found = Transcriber.from_checkpoint(model, config, precision="fp32").transcribe_waveforms(waveforms, names)
+        unknown.append([word for one in found for word in one.text.split() if word not in known.lexicon])
+    free, costly, without_lexicon = unknown
+    assert len(costly) < len(free)
+    assert without_lexicon == free
 
 
 def test_texts_of_about_a_length_are_decoded_together(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

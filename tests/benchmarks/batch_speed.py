@@ -143,7 +143,7 @@ def main() -> None:
             args.model, replace(FREE, beam=beam), engine=engine, precision=precision, threads=args.threads
         )
         for engine, precision in (("onnx", "int8"), ("torch", "bf16"), ("torch", "fp32"))
-        for beam in (1, 4)
+        for beam in (1, FREE.beam)
     }
     extract_s, took_s = dict.fromkeys(transcribers, math.inf), dict.fromkeys(transcribers, math.inf)
     # A machine is not as fast at one moment as at the next: in turns, and the best of each.
