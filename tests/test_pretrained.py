@@ -22,9 +22,15 @@ def test_it_is_small_and_has_a_card() -> None:
     parts = {path.name: path.stat().st_size for path in find_model().iterdir()}
     assert parts.keys() == {
         "config.json", "model.safetensors", "tokenizer.model", "calibration.json", "MODEL_CARD.md",
-        "encoder.onnx", "decoder.onnx", "filters.safetensors",
+        "encoder.onnx", "decoder.onnx", "filters.safetensors", "lexicon.txt",
     }  # fmt: skip
     assert sum(parts.values()) <= 30e6
+
+
+def test_it_knows_the_words_of_commands(transcriber: Transcriber) -> None:
+    known = transcriber.settings.lexicon
+    assert {"show", "me", "my", "files", "please", "don't", "o'clock"} <= {*known.words}
+    assert "greating" not in known
 
 
 @pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.stem)
