@@ -151,7 +151,7 @@ class Constraint(Protocol):
         """Return the state after a token."""
 
 
-class Lexicon(Protocol):
+class Spelling(Protocol):
     """Which words there are."""
 
     def unknown(self, tokens: Sequence[int]) -> Bools | None:
@@ -285,7 +285,7 @@ class Task:
 
     config: DecodingConfig
     constraint: Constraint | None = None
-    lexicon: Lexicon | None = None
+    spelling: Spelling | None = None
 
 
 def search(
@@ -306,7 +306,7 @@ class _Lane:
 
     config: DecodingConfig
     constraint: Constraint | None
-    lexicon: Lexicon | None
+    spelling: Spelling | None
     width: int
     beams: list[list[Hypothesis]]  # of each utterance that is not finished, best first, at most `width`
     states: list[list[int]]  # the constraint's, of each of them
@@ -397,7 +397,7 @@ class _Search:
         self.n_tokens = 0
         self.lanes = [
             _Lane(
-                task.config, task.constraint, task.lexicon if task.config.unknown_word else None, 1,
+                task.config, task.constraint, task.spelling if task.config.unknown_word else None, 1,
                 [[Hypothesis((), 0.0, ())] for _ in self.utterances],
                 [[0] for _ in self.utterances],
                 [[] for _ in self.utterances],
@@ -447,8 +447,8 @@ class _Search:
         """Return each utterance's best hypotheses with one more token; put those that end among the finished."""
         if not lane.width:
             return [[] for _ in self.utterances]
-        if lane.lexicon is not None:
-            attention_AWV = attention_AWV - self._cost_of_words(lane, lane.lexicon)
+        if lane.spelling is not None:
+            attention_AWV = attention_AWV - self._cost_of_words(lane, lane.spelling)
         weight, score_AWV, allowed_AWV = lane.config.ctc_weight, attention_AWV, self._allowed(lane)
         if weight:
             score_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
@@ -481,12 +481,12 @@ class _Search:
             grown.append([one for one in going if one.hypothesis.log_probability > bar])
         return grown
 
-    def _cost_of_words(self, lane: _Lane, lexicon: Lexicon) -> Floats:
+    def _cost_of_words(self, lane: _Lane, spelling: Spelling) -> Floats:
         """Return what each next token costs because of the word that it makes, `cost_AWV`."""
         cost_AWV = np.zeros((len(lane.beams), lane.width, len(self.is_word_V)), np.float32)
         for cost_WV, beams in zip(cost_AWV, lane.beams, strict=True):
             for cost_V, one in zip(cost_WV, beams, strict=False):
-                unknown_V = lexicon.unknown(one.tokens)
+                unknown_V = spelling.unknown(one.tokens)
                 if unknown_V is not None:
                     cost_V[unknown_V] = lane.config.unknown_word
         return cost_AWV

@@ -62,7 +62,7 @@ class Lexicon:
         Path(path).write_text("".join(f"{word}\n" for word in self.words), "utf-8")
 
 
-class Spelling:
+class TokenLexicon:
     """A lexicon in a tokenizer's pieces: which pieces after others make letters that are no word."""
 
     def __init__(self, lexicon: Lexicon, tokenizer: Tokenizer) -> None:

@@ -49,7 +49,7 @@ from speechformer.decoding import (
 )
 from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, Array, collate
-from speechformer.lexicon import Spelling
+from speechformer.lexicon import TokenLexicon
 from speechformer.model_folder import FILTERS, Settings, find_model, has_graphs, read_settings
 from speechformer.tokenizer import PAD as BLANK
 from speechformer.tokenizer import Tokenizer
@@ -146,7 +146,7 @@ class Transcriber:
         self.decoding = decoding or (BESIDE_COMMANDS if commands else FREE)
         self.word_times = word_times
         self.commands = _compile(commands, settings.tokenizer) if commands else None
-        self.spelling = Spelling(settings.lexicon, settings.tokenizer) if settings.lexicon else None
+        self.spelling = TokenLexicon(settings.lexicon, settings.tokenizer) if settings.lexicon else None
 
     @classmethod
     def from_pretrained(
@@ -320,7 +320,7 @@ class Transcriber:
         return heard
 
     def _decode(self, memory: Memory) -> list[Heard]:
-        tasks = [Task(self.decoding, lexicon=self.spelling)]
+        tasks = [Task(self.decoding, spelling=self.spelling)]
         if self.commands is not None:
             config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
             tasks.append(Task(config, self.commands))

@@ -13,7 +13,7 @@ from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.decoding import DecodingConfig, Hypothesis, Task, search_together
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
-from speechformer.lexicon import Lexicon, Spelling
+from speechformer.lexicon import Lexicon, TokenLexicon
 from speechformer.model import SpeechTransformer
 from speechformer.tokenizer import EOS, Tokenizer
 from speechformer.torch_recogniser import TorchRecogniser
@@ -23,8 +23,8 @@ MakeModel = Callable[..., SpeechTransformer]
 
 
 @pytest.fixture
-def spelling(tokenizer: Tokenizer) -> Spelling:
-    return Spelling(Lexicon(["go", "got", "left", "it's"]), tokenizer)
+def spelling(tokenizer: Tokenizer) -> TokenLexicon:
+    return TokenLexicon(Lexicon(["go", "got", "left", "it's"]), tokenizer)
 
 
 def spelt(tokenizer: Tokenizer, letters: str) -> list[int]:
@@ -43,7 +43,7 @@ def test_a_lexicon_knows_its_words_and_how_they_begin() -> None:
 
 
 def test_after_each_beginning_the_tokens_that_leave_all_words_are_unknown(
-    tokenizer: Tokenizer, spelling: Spelling
+    tokenizer: Tokenizer, spelling: TokenLexicon
 ) -> None:
     pieces = tokenizer.pieces(range(len(tokenizer)))
     for written in ("g", "go", "got", "lef", "it'"):
@@ -57,7 +57,7 @@ def test_after_each_beginning_the_tokens_that_leave_all_words_are_unknown(
                 assert unknown_V[i] == (not goes_on), (written, piece)
 
 
-def test_a_word_counts_once_and_the_next_one_anew(tokenizer: Tokenizer, spelling: Spelling) -> None:
+def test_a_word_counts_once_and_the_next_one_anew(tokenizer: Tokenizer, spelling: TokenLexicon) -> None:
     assert spelling.unknown([]) is None
     assert spelling.unknown(spelt(tokenizer, "")) is None
     assert spelling.unknown(spelt(tokenizer, "gof")) is None, "left off at the f, which has been paid for"
@@ -69,7 +69,7 @@ def test_a_word_counts_once_and_the_next_one_anew(tokenizer: Tokenizer, spelling
 
 
 class Forbidding:
-    """A lexicon to which a word that is spelt with a token is unknown, whatever was before it."""
+    """A spelling to which a word that is spelt with a token is unknown, whatever was before it."""
 
     def __init__(self, token: int, n_tokens: int = 6) -> None:
         self.unknown_V = np.arange(n_tokens) == token
@@ -78,11 +78,11 @@ class Forbidding:
         return self.unknown_V
 
 
-def find(model: SpeechTransformer, config: DecodingConfig, lexicon: Forbidding | None) -> list[Hypothesis]:
+def find(model: SpeechTransformer, config: DecodingConfig, spelling: Forbidding | None) -> list[Hypothesis]:
     recogniser = TorchRecogniser(model)
     features = np.random.default_rng(3).standard_normal((1, 12, 3)).astype(np.float32)
     memory = recogniser.listen(features, np.array([12]))
-    return search_together(recogniser, memory, [Task(config, lexicon=lexicon)])[0][0]
+    return search_together(recogniser, memory, [Task(config, spelling=spelling)])[0][0]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])

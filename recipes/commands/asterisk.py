@@ -10,7 +10,6 @@ only voice at hand that speaks sentences and that no training set has.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import re
 import subprocess
@@ -19,9 +18,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import soundfile
+from script import parser_of, status_of
 
 from speechformer.data import write_manifest
-from speechformer.errors import ManifestError, SpeechformerError
+from speechformer.errors import ManifestError
 from speechformer.tokenizer import normalise
 
 SOUNDS = Path("asterisk/sounds/en_US_f_Allison")
@@ -32,18 +32,18 @@ NOT_SAID = re.compile(r"[\[\]()<>\d]")
 
 def main() -> int:
     """Write the recordings and their manifest, or one sentence about why they cannot be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("share", type=Path, help="folder that the packages are in (/usr/share)")
     parser.add_argument("out", type=Path, help="folder to write to")
     args = parser.parse_args()
-    try:
-        rows = list(convert(args.share, args.out))
-    except SpeechformerError as error:
-        print(f"asterisk: {error}", file=sys.stderr)
-        return 1
-    write_manifest(args.out / "asterisk.jsonl", rows)
-    print(f"{args.out / 'asterisk.jsonl'}: {len(rows)} recordings")
-    return 0
+    return status_of("asterisk", lambda: write(args.share, args.out / "asterisk.jsonl"))
+
+
+def write(share: Path, manifest: Path) -> None:
+    """Decode the recordings into a folder beside their manifest."""
+    rows = list(convert(share, manifest.parent))
+    write_manifest(manifest, rows)
+    print(f"{manifest}: {len(rows)} recordings")
 
 
 def convert(share: Path, out: Path) -> Iterator[dict[str, object]]:

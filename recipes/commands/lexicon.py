@@ -7,12 +7,13 @@ Writes MODEL/lexicon.txt: what the texts say at least twice (words of one text a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
-from speechformer.errors import ManifestError, SpeechformerError
+from script import parser_of, status_of
+
+from speechformer.errors import ManifestError
 from speechformer.files import replace_file
 from speechformer.lexicon import Lexicon
 from speechformer.model_folder import LEXICON, find_model
@@ -23,19 +24,19 @@ LEAST = 2
 
 def main() -> int:
     """Write the lexicon, or one sentence about why it cannot be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("model", help="model folder, or the name of a shipped model")
     parser.add_argument("texts", nargs="+", type=Path, help="text files, an utterance a line")
     parser.add_argument("--least", type=int, default=LEAST, help=f"how often a word is said at least ({LEAST})")
     args = parser.parse_args()
-    try:
-        lexicon, folder = Lexicon(known_words(args.texts, args.least)), find_model(args.model)
-    except SpeechformerError as error:
-        print(f"lexicon: {error}", file=sys.stderr)
-        return 1
-    replace_file(folder / LEXICON, lexicon.save)
-    print(f"{folder / LEXICON}: {len(lexicon)} words")
-    return 0
+    return status_of("lexicon", lambda: write(args.model, args.texts, args.least))
+
+
+def write(model: str, texts: list[Path], least: int) -> None:
+    """Write a model's lexicon."""
+    lexicon, path = Lexicon(known_words(texts, least)), find_model(model) / LEXICON
+    replace_file(path, lexicon.save)
+    print(f"{path}: {len(lexicon)} words")
 
 
 def known_words(paths: list[Path], least: int) -> list[str]:

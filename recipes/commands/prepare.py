@@ -23,9 +23,10 @@ from typing import Any
 import soundfile
 import texts
 from rich.progress import Progress, TimeElapsedColumn
+from script import parser_of, status_of
 
 from speechformer.data import read_manifest, write_manifest
-from speechformer.errors import ManifestError, SpeechformerError
+from speechformer.errors import ManifestError
 from speechformer.hibari import Hibari
 from speechformer.kokoro import Kokoro
 from speechformer.piper import Piper
@@ -142,23 +143,23 @@ FLUENT = ("pico", *NEURAL)
 def main() -> int:
     """Run the steps in order and print one sentence when one cannot be done."""
     args = parse_arguments()
-    try:
-        networks: dict[str, Network] = {"kokoro": Kokoro(args.kokoro)} if args.kokoro else {}
-        if args.synthetic9 or args.synthetic13:
-            networks["hibari"] = Hibari()
-        if args.piper:
-            networks["piper"] = Piper(args.piper)
-        prepare_real(args.data, args.out)
-        for kind in ("noise", "rir"):
-            prepare_sounds(args.data / kind, args.out, kind)
-        lines = read_texts(args.data / "text")
-        prepare_tokenizer(lines, args.out, args.vocab_size, WHOLE_WORDS if args.whole_words else ())
-        for name in MIXES:
-            prepare_synthetic(name, lines, args.out, getattr(args, name), args.seed, args.jobs, networks)
-    except SpeechformerError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of("prepare", lambda: prepare(args))
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Run the steps in order."""
+    networks: dict[str, Network] = {"kokoro": Kokoro(args.kokoro)} if args.kokoro else {}
+    if args.synthetic9 or args.synthetic13:
+        networks["hibari"] = Hibari()
+    if args.piper:
+        networks["piper"] = Piper(args.piper)
+    prepare_real(args.data, args.out)
+    for kind in ("noise", "rir"):
+        prepare_sounds(args.data / kind, args.out, kind)
+    lines = read_texts(args.data / "text")
+    prepare_tokenizer(lines, args.out, args.vocab_size, WHOLE_WORDS if args.whole_words else ())
+    for name in MIXES:
+        prepare_synthetic(name, lines, args.out, getattr(args, name), args.seed, args.jobs, networks)
 
 
 def absent(mix: Mix, networks: Mapping[str, Network]) -> list[str]:
@@ -177,7 +178,7 @@ def at_hand(mix: Mix, networks: Mapping[str, Network]) -> Mix:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with speech/, noise/, rir/ and text/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--synthetic", type=int, default=14_000, help="utterances to synthesise (14000)")

@@ -9,15 +9,15 @@ One or two words stay: a wrong one says little about them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from rich.progress import track
+from script import parser_of, status_of
 
 from speechformer import Transcriber
 from speechformer.data import read_manifest, write_manifest
-from speechformer.errors import ManifestError, SpeechformerError
+from speechformer.errors import ManifestError
 from speechformer.metrics import count_errors
 
 SETS = ("synthetic8", "synthetic9", "synthetic11", "synthetic12")
@@ -27,25 +27,24 @@ FEWEST = 3
 
 def main() -> int:
     """Sift the manifests; print how much is left, or one sentence about what cannot be done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=Path, help="folder of a trained model")
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare.py wrote")
     parser.add_argument("--sets", nargs="+", help=f"manifests in train/ (those there are of {', '.join(SETS)})")
     args = parser.parse_args()
-    try:
-        train = args.data / "train"
-        manifests = [train / f"{name}.jsonl" for name in args.sets or SETS]
-        if not args.sets:
-            manifests = [manifest for manifest in manifests if manifest.exists()]
-        if not manifests:
-            raise ManifestError(f"{train}: has none of {', '.join(SETS)}; prepare.py writes them")
-        transcriber = Transcriber.from_pretrained(args.model)
-        for manifest in manifests:
-            sift(transcriber, manifest)
-    except SpeechformerError as error:
-        print(f"sift: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of("sift", lambda: sift_all(args.model, args.data / "train", args.sets))
+
+
+def sift_all(model: Path, train: Path, sets: list[str] | None) -> None:
+    """Sift the sets, or those there are of `SETS`, where none are named."""
+    manifests = [train / f"{name}.jsonl" for name in sets or SETS]
+    if not sets:
+        manifests = [manifest for manifest in manifests if manifest.exists()]
+    if not manifests:
+        raise ManifestError(f"{train}: has none of {', '.join(SETS)}; prepare.py writes them")
+    transcriber = Transcriber.from_pretrained(model)
+    for manifest in manifests:
+        sift(transcriber, manifest)
 
 
 def sift(transcriber: Transcriber, manifest: Path) -> None:

@@ -11,7 +11,6 @@ the sound that decides, not what usually comes next.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import sys
@@ -27,12 +26,13 @@ import soundfile
 import texts
 from prepare import hours
 from rich.progress import track
+from script import parser_of, status_of
 
 from speechformer import Transcriber
 from speechformer.alignment import align, seconds, whole_span, word_bounds, word_groups
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.data import read_folder, write_manifest
-from speechformer.errors import ManifestError, SpeechformerError
+from speechformer.errors import ManifestError
 from speechformer.features import FRAMES_PER_S, collate
 from speechformer.synthesis import WEAK_FORMS
 
@@ -75,18 +75,13 @@ def main() -> int:
 
 def run(name: str, description: str | None, n_utterances: int, write: Callable[[str, Path, int, int], None]) -> int:
     """Read the command line of a recipe that makes speech of words that a model finds, and do what `write` does."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(description)
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
     parser.add_argument("--utterances", type=int, default=n_utterances, help=f"how many to make ({n_utterances})")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    try:
-        write(args.model, args.data, args.utterances, args.seed)
-    except SpeechformerError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of(name, lambda: write(args.model, args.data, args.utterances, args.seed))
 
 
 def write(model: str, data: Path, n_utterances: int, seed: int) -> None:

@@ -8,13 +8,14 @@ is a synset, and what is between quotes after its bar says how it is used (wndb(
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from speechformer.errors import ManifestError, SpeechformerError
+from script import parser_of, status_of
+
+from speechformer.errors import ManifestError
 from speechformer.tokenizer import normalise
 
 SAID = re.compile(r"[A-Za-z0-9' ,.;:!?-]+")
@@ -23,19 +24,19 @@ N_WORDS = (2, 14)
 
 def main() -> int:
     """Write the file, or one sentence about why it cannot be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("dictionary", type=Path, help="folder with data.noun, data.verb, data.adj and data.adv")
     parser.add_argument("out", type=Path, help="text file to write")
     args = parser.parse_args()
-    try:
-        examples = read_dictionary(args.dictionary)
-    except SpeechformerError as error:
-        print(f"wordnet: {error}", file=sys.stderr)
-        return 1
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join(examples) + "\n", "utf-8")
-    print(f"{args.out}: {len(examples)} sentences")
-    return 0
+    return status_of("wordnet", lambda: write(args.dictionary, args.out))
+
+
+def write(dictionary: Path, out: Path) -> None:
+    """Write the examples of a dictionary."""
+    examples = read_dictionary(dictionary)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(examples) + "\n", "utf-8")
+    print(f"{out}: {len(examples)} sentences")
 
 
 def read_dictionary(folder: Path) -> list[str]:
