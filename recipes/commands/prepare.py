@@ -195,7 +195,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic11", type=int, default=8_000, help="by voices of Piper, if they are given (8000)")
     parser.add_argument("--synthetic12", type=int, default=11_600, help="what is short, by Kokoro (11600)")
     parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
-    parser.add_argument("--synthetic13", type=int, default=28_000, help="of a wide vocabulary, by all of these (28000)")
+    parser.add_argument("--synthetic13", type=int, default=80_000, help="of a wide vocabulary, by all of these (80000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
