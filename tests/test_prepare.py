@@ -59,3 +59,12 @@ def test_a_plan_is_drawn_from_its_seed_and_goes_on(recipe: ModuleType, tmp_path:
     assert {0.9 <= request.voice.speed <= 1.6 for request in first} == {True}
     assert 90 < sum(request.text in lines for request in first) < 150
     assert 60 < sum(request.reduced for request in first) < 140
+
+
+def test_in_what_has_sentences_around_its_numbers_an_a_is_the_article(recipe: ModuleType, tmp_path: Path) -> None:
+    plan = recipe.plan(recipe.MIXES["synthetic14"], [], tmp_path, 1)
+    for request in islice(plan, 500):
+        if " a timer" in request.text:
+            assert not request.spelt, request.text
+        if request.text.endswith(" a m") and " a " not in request.text.removesuffix(" a m"):
+            assert request.spelt, request.text

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from speechformer.tokenizer import normalise
 from tests.conftest import import_recipe
 
 
@@ -37,6 +38,39 @@ def test_a_wildcard_says_the_first_words_of_a_text(texts: ModuleType) -> None:
 def test_the_same_draw_gives_the_same_command(texts: ModuleType) -> None:
     one, other = ([texts.command(draw, ["hello"]) for _ in range(20)] for draw in (random.Random(2), random.Random(2)))
     assert one == other
+
+
+@pytest.mark.parametrize("kind", ["timer", "alarm", "sum_of", "conversion"])
+def test_what_has_numbers_is_drawn_as_it_is_said(texts: ModuleType, kind: str) -> None:
+    draw = random.Random(1)
+    drawn = [getattr(texts, kind)(draw) for _ in range(2000)]
+    assert all(text == normalise(text) for text in drawn)  # one space between words, no digits
+    assert max(len(text.split()) for text in drawn) <= 34
+    assert len(set(drawn)) > 1500
+
+
+def test_a_measure_is_never_asked_for_in_its_own_unit(texts: ModuleType) -> None:
+    draw = random.Random(1)
+    for text in (texts.conversion(draw) for _ in range(2000)):
+        units = [unit for measure in texts.MEASURES for unit in measure.split() if unit in text.split()]
+        assert len(set(units)) == 2, text
+
+
+def test_a_longest_unit_comes_first_and_one_is_singular(texts: ModuleType) -> None:
+    draw = random.Random(1)
+    for text in (texts.duration(draw) for _ in range(2000)):
+        places = [text.find(unit) for unit in ("hour", "minute", "second") if unit in text]
+        assert places == sorted(places), text
+        assert " one hours" not in f" {text}", text
+
+
+def test_fillers_are_said_before_the_last_word_and_not_written(texts: ModuleType) -> None:
+    draw, text = random.Random(1), "set a timer for ten minutes"
+    said = {texts.hesitant(draw, text) for _ in range(200)}
+    assert len(said) > 30
+    assert all(sum(word in texts.FILLERS for word in one.split()) in (1, 2) for one in said)
+    assert {texts.fluent(one) for one in said} == {text}
+    assert all(one.endswith(" minutes") for one in said)
 
 
 LINES = ["show the files", "show the lights", "show every file", "hide the files", "show teh lights", "show lights"]

@@ -1,4 +1,4 @@
-"""Command texts that no file holds: spelling, numbers, dates, times and control words, drawn at random."""
+"""Command texts that no file holds, drawn at random: spelling, numbers, dates, moves, timers, sums, measures."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ VERBS = "bin lay place set put move take select show open".split()
 PREPOSITIONS = "at by in with on to from".split()
 PASSING = [*PREPOSITIONS, "at", "with"]
 ADVERBS = "again now please soon today later".split()
+POLITE = ("", "", "", "", "please", "for me", "now", "thanks")
+MEALS = "pasta rice eggs pizza chicken bread cake cookies tea coffee laundry oven potatoes soup nap workout".split()
+MEASURES = (
+    "inches feet yards miles millimeters centimeters meters kilometers",
+    "ounces pounds stones grams kilograms milligrams tons",
+    "teaspoons tablespoons cups pints quarts gallons milliliters liters",
+    "celsius fahrenheit kelvin",
+    "seconds minutes hours days weeks months years",
+    "dollars euros pounds yen rupees",
+    "bytes kilobytes megabytes gigabytes terabytes",
+)  # each line's are converted into each other
+OPERATIONS = "plus minus times divided-by multiplied-by over to-the-power-of percent-of modulo".split()
+OFTEN = (5, 5, 5, 5, 3, 1, 1, 2, 1)  # how often each of them is asked for
+FILLERS = "um uh".split()  # written by nobody
 
 
 def spoken(number: int) -> str:
@@ -97,6 +111,104 @@ def move(draw: random.Random) -> str:
 def move_in_passing(draw: random.Random) -> str:
     """Draw a move, with those prepositions twice as often that are hardest to hear ("in" for "at", "by" for "with")."""
     return " ".join(map(draw.choice, (VERBS, COLOURS, PASSING, LETTERS, DIGITS, ADVERBS)))
+
+
+def number(draw: random.Random) -> str:
+    """Draw a number as commands have them: small ones most of all, some of them negative or with decimals."""
+    small, larger, large = draw.randint(0, 20), draw.randint(21, 999), draw.randint(1000, 99_999)
+    words = spoken(draw.choices((small, larger, large), (4, 5, 1))[0])
+    if draw.random() < 0.5:
+        words = words.replace(" and ", " ")
+    if draw.random() < 0.25:
+        words += " point " + " ".join(draw.choice(DIGITS) for _ in range(draw.choice((1, 1, 2, 2, 3))))
+    return f"negative {words}" if draw.random() < 0.04 else words
+
+
+def duration(draw: random.Random) -> str:
+    """Draw how long something takes: "one hour and twenty minutes", "half an hour", "ninety seconds"."""
+    if draw.random() < 0.1:
+        return draw.choice(("half an hour", "an hour and a half", "a quarter of an hour", "a minute and a half",
+                            "two and a half hours", "three quarters of an hour", "a couple of minutes"))  # fmt: skip
+    units = sorted(draw.sample(range(3), draw.choices((1, 2, 3), (4, 5, 2))[0]))
+    parts = list[str]()
+    for unit in units:
+        n = draw.randint(1, (12, 59, 59)[unit])
+        parts.append(f"{spoken(n)} {('hour', 'minute', 'second')[unit]}{'s' if n > 1 else ''}")
+    joint = draw.choice((" ", " and "))
+    return f"{' '.join(parts[:-1])}{joint if len(parts) > 1 else ''}{parts[-1]}"
+
+
+def timer(draw: random.Random) -> str:
+    """Draw a request for a timer, or a reminder after a while."""
+    start = draw.choice(("set", "set", "start", "create", "make", "begin", "add", "put on", "i need", "give me"))
+    long, name = duration(draw), draw.choice(MEALS)
+    said = draw.choice((
+        f"{start} a timer for {long}", f"{start} a timer for {long}", f"{start} a {long} timer",
+        f"{start} timer for {long}", f"{start} a timer for the {name} for {long}", f"timer for {long}",
+        f"{start} a {name} timer for {long}", f"remind me in {long} to check the {name}", f"let me know in {long}",
+        f"{start} another timer for {long}", f"count down {long}", f"add {long} to the {name} timer",
+    ))  # fmt: skip
+    return f"{said} {draw.choice(POLITE)}".strip()
+
+
+def alarm(draw: random.Random) -> str:
+    """Draw a request for an alarm at a time of a day."""
+    hour, half = spoken(draw.randint(1, 12)), draw.choice(("half", "quarter"))
+    when = draw.choice((
+        time(draw), time(draw), f"{half} past {hour}", f"{hour} {draw.choice(('a m', 'p m'))}", "noon", "midnight",
+    ))  # fmt: skip
+    day = draw.choice((
+        "", "", "tomorrow", "today", "tonight", "tomorrow morning", "every day", "on weekdays",
+        f"{draw.choice(('on', 'next', 'every'))} {draw.choice(DAYS)}",
+    ))  # fmt: skip
+    said = draw.choice((
+        f"set an alarm for {when} {day}", f"set an alarm for {day} {when}", f"set alarm for {when} {day}",
+        f"wake me up at {when} {day}", f"wake me {day} at {when}", f"create an alarm at {when} {day}",
+        f"set my alarm for {when} {day}", f"set the alarm {day} to {when}", f"i need an alarm at {when} {day}",
+        f"can you wake me up {day} at {when}", f"cancel my {when} alarm {day}",
+    ))  # fmt: skip
+    return " ".join(f"{said} {draw.choice(POLITE)}".split())
+
+
+def sum_of(draw: random.Random) -> str:
+    """Draw a question for what some numbers come to."""
+    operation = draw.choices(OPERATIONS, OFTEN)[0].replace("-", " ")
+    ask = draw.choice(("what is", "what is", "what's", "how much is", "calculate", "compute", "tell me", "what does",
+                       "work out", "can you tell me what is", ""))  # fmt: skip
+    end = "equal" if ask == "what does" else ""
+    if draw.random() < 0.06:
+        return f"{ask} the square root of {number(draw)} {end}".strip()
+    more = f"{draw.choice(('plus', 'minus', 'times'))} {number(draw)}" if draw.random() < 0.08 else ""
+    return " ".join(f"{ask} {number(draw)} {operation} {number(draw)} {more} {end}".split())
+
+
+def conversion(draw: random.Random) -> str:
+    """Draw a question for a measure in another unit."""
+    kind = draw.choice(MEASURES).split()
+    degrees = draw.choice(("", "degrees "))
+    one, other = (degrees * (unit in ("celsius", "fahrenheit")) + unit for unit in draw.sample(kind, 2))
+    much = number(draw)
+    said = draw.choice((
+        f"convert {much} {one} to {other}", f"convert {much} {one} into {other}",
+        f"how many {other} are in {much} {one}", f"how many {other} in {much} {one}",
+        f"what is {much} {one} in {other}", f"what's {much} {one} in {other}", f"how many {other} is {much} {one}",
+        f"{much} {one} to {other}", f"how much is {much} {one} in {other}", f"change {much} {one} to {other}",
+        f"tell me how many {other} there are in {much} {one}",
+    ))  # fmt: skip
+    return f"{said} {draw.choice(POLITE)}".strip() if draw.random() < 0.3 else said
+
+
+def hesitant(draw: random.Random, text: str) -> str:
+    """Say one or two fillers before or within a text."""
+    words = text.split()
+    for _ in range(draw.choice((1, 1, 2))):
+        words.insert(draw.randrange(len(words)), draw.choice(FILLERS))
+    return " ".join(words)
+
+
+def fluent(text: str) -> str:
+    """Leave out the fillers of a text, which are heard and not written."""
+    return " ".join(word for word in text.split() if word not in FILLERS)
 
 
 @cache
