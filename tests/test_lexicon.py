@@ -128,7 +128,9 @@ def test_words_that_texts_say_twice_become_a_models_lexicon(
     text.write_text("Don't stop!\nstop at 10\ngo\nten don't\n")
     monkeypatch.setattr(sys, "argv", ["lexicon.py", str(tmp_path), str(text)])
     assert recipe.main() == 0
-    assert (tmp_path / "lexicon.txt").read_text() == "don't\nstop\nten\n"
+    words = (tmp_path / "lexicon.txt").read_text().split()
+    assert sorted({*words} - {*recipe.drawn_words()}) == ["don't", "stop", "ten"]
+    assert {"divided", "kilobytes", "pasta"} <= {*words}
     monkeypatch.setattr(sys, "argv", ["lexicon.py", str(tmp_path), str(text), "--least", "9"])
     assert recipe.main() == 1
     assert "says no word 9 times" in capsys.readouterr().err

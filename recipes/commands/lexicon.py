@@ -2,7 +2,8 @@
 
     python recipes/commands/lexicon.py MODEL data/commands/text.txt
 
-Writes MODEL/lexicon.txt: what the texts say at least twice (words of one text alone are misspelt too often).
+Writes MODEL/lexicon.txt: what the texts say at least twice (words of one text alone are misspelt too often), and the
+words of drawn texts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from script import parser_of, status_of
+from texts import drawn_words
 
 from speechformer.errors import ManifestError
 from speechformer.files import replace_file
@@ -34,7 +36,7 @@ def main() -> int:
 
 def write(model: str, texts: list[Path], least: int) -> None:
     """Write a model's lexicon."""
-    lexicon, path = Lexicon(known_words(texts, least)), find_model(model) / LEXICON
+    lexicon, path = Lexicon([*known_words(texts, least), *drawn_words()]), find_model(model) / LEXICON
     replace_file(path, lexicon.save)
     print(f"{path}: {len(lexicon)} words")
 

@@ -211,6 +211,11 @@ def fluent(text: str) -> str:
     return " ".join(word for word in text.split() if word not in FILLERS)
 
 
+def drawn_words() -> list[str]:
+    """Return the words of timers, sums and measures, which are drawn and hence in no file of texts."""
+    return " ".join([*MEALS, *MEASURES, *OPERATIONS]).replace("-", " ").split()
+
+
 @cache
 def command_set(name: str) -> Grammar:
     """Load one of the command files that come with the application."""
