@@ -158,7 +158,7 @@ def main() -> int:
 def prepare(args: argparse.Namespace) -> None:
     """Run the steps in order."""
     networks: dict[str, Network] = {"kokoro": Kokoro(args.kokoro)} if args.kokoro else {}
-    if args.synthetic9 or args.synthetic13 or args.synthetic14:
+    if any(getattr(args, name) and "hibari" in mix.engines for name, mix in MIXES.items()):
         networks["hibari"] = Hibari()
     if args.piper:
         networks["piper"] = Piper(args.piper)

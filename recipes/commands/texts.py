@@ -42,8 +42,11 @@ MEASURES = (
     "dollars euros pounds yen rupees",
     "bytes kilobytes megabytes gigabytes terabytes",
 )  # each line's are converted into each other
-OPERATIONS = "plus minus times divided-by multiplied-by over to-the-power-of percent-of modulo".split()
-OFTEN = (5, 5, 5, 5, 3, 1, 1, 2, 1)  # how often each of them is asked for
+OPERATIONS = {
+    "plus": 5, "minus": 5, "times": 5, "divided by": 5, "multiplied by": 3, "over": 1, "to the power of": 1,
+    "percent of": 2, "modulo": 1,
+}  # fmt: skip
+CLOCK = (("hour", 12), ("minute", 59), ("second", 59))  # and how many of them at most
 FILLERS = "um uh".split()  # written by nobody
 
 
@@ -129,11 +132,11 @@ def duration(draw: random.Random) -> str:
     if draw.random() < 0.1:
         return draw.choice(("half an hour", "an hour and a half", "a quarter of an hour", "a minute and a half",
                             "two and a half hours", "three quarters of an hour", "a couple of minutes"))  # fmt: skip
-    units = sorted(draw.sample(range(3), draw.choices((1, 2, 3), (4, 5, 2))[0]))
+    places = sorted(draw.sample(range(len(CLOCK)), draw.choices((1, 2, 3), (4, 5, 2))[0]))
     parts = list[str]()
-    for unit in units:
-        n = draw.randint(1, (12, 59, 59)[unit])
-        parts.append(f"{spoken(n)} {('hour', 'minute', 'second')[unit]}{'s' if n > 1 else ''}")
+    for unit, most in (CLOCK[place] for place in places):
+        n = draw.randint(1, most)
+        parts.append(f"{spoken(n)} {unit}{'s' if n > 1 else ''}")
     joint = draw.choice((" ", " and "))
     return f"{' '.join(parts[:-1])}{joint if len(parts) > 1 else ''}{parts[-1]}"
 
@@ -172,7 +175,7 @@ def alarm(draw: random.Random) -> str:
 
 def sum_of(draw: random.Random) -> str:
     """Draw a question for what some numbers come to."""
-    operation = draw.choices(OPERATIONS, OFTEN)[0].replace("-", " ")
+    operation = draw.choices(list(OPERATIONS), list(OPERATIONS.values()))[0]
     ask = draw.choice(("what is", "what is", "what's", "how much is", "calculate", "compute", "tell me", "what does",
                        "work out", "can you tell me what is", ""))  # fmt: skip
     end = "equal" if ask == "what does" else ""
@@ -213,7 +216,7 @@ def fluent(text: str) -> str:
 
 def drawn_words() -> list[str]:
     """Return the words of timers, sums and measures, which are drawn and hence in no file of texts."""
-    return " ".join([*MEALS, *MEASURES, *OPERATIONS]).replace("-", " ").split()
+    return " ".join([*MEALS, *MEASURES, *OPERATIONS]).split()
 
 
 @cache
