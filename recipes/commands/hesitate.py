@@ -16,16 +16,16 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import librosa
 import numpy as np
 from prepare import hours
-from splice import SpokenWord, find_words, join, run, write_spoken
+from splice import SpokenWord, faded, find_words, join, overlapped, rows_of, run, write_spoken
 
 from speechformer import Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform
-from speechformer.data import read_folder
 from speechformer.errors import ManifestError
 
 CORPORA = ("an4", "common_voice", "kathleen", "ljspeech", "speechocean762")
@@ -35,6 +35,7 @@ HUMS = tuple("from them him some time room am same name seem come home team".spl
 HELD_S, HUMMED_S = (0.15, 0.6), (0.08, 0.3)
 VOWEL_S, HUM_S = 0.07, 0.06  # of a word, what is held
 PAUSE_S = (0.1, 1.0)
+SOFT_S = 0.03  # how a hesitation begins and ends
 
 
 @dataclass
@@ -52,27 +53,24 @@ def main() -> int:
 
 def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     """Write sentences with hesitations in them."""
-    rows = [row for name, part in read_folder(data / "train").items() if name in CORPORA for row in part]
-    found = find_words(Transcriber.from_pretrained(model), rows)
+    found = find_words(Transcriber.from_pretrained(model), rows_of(data, CORPORA))
     sentences = [words for words in found if words]
     voices = voices_of(sentences)
     long = [words for words in sentences if len(words) >= FEWEST]
     if not long or not any(voice.vowels for voice in voices.values()):
         raise ManifestError(f"{data / 'train'}: no sentence with an article was understood; give a better model")
-    said = write_spoken(data, "hesitations", hesitations(long, voices, n_utterances, seed))
+    said = write_spoken(data, "hesitations", islice(hesitations(long, voices, seed), n_utterances))
     print(f"{len(long)} sentences, {len(said)} utterances, {hours(said):.2f} h")
 
 
 def hesitations(
-    sentences: Sequence[Sequence[SpokenWord]], voices: Mapping[str, Voice], n_utterances: int, seed: int
+    sentences: Sequence[Sequence[SpokenWord]], voices: Mapping[str, Voice], seed: int
 ) -> Iterator[tuple[Sequence[SpokenWord], Waveform]]:
-    """Yield sentences, each about as often as any other, with their audio."""
+    """Yield sentences without end, each about as often as any other, with their audio."""
     draw = random.Random(seed)
-    for number in range(n_utterances):
-        if number % len(sentences) == 0:
-            order = draw.sample(range(len(sentences)), len(sentences))
-        words = sentences[order[number % len(sentences)]]
-        yield words, join(hesitate(words, voices, draw), draw)
+    while True:
+        for words in draw.sample(sentences, len(sentences)):
+            yield words, join(hesitate(words, voices, draw), draw)
 
 
 def hesitate(words: Sequence[SpokenWord], voices: Mapping[str, Voice], draw: random.Random) -> list[SpokenWord]:
@@ -97,11 +95,10 @@ def hesitation(speaker: str, voices: Mapping[str, Voice], draw: random.Random) -
     if voice.hums and draw.random() < 0.5:
         hum_N = held(draw.choice(voice.hums), draw.uniform(*HUMMED_S))
         fade = min(len(sound_N), len(hum_N)) // 3
-        ramp = np.linspace(0, 1, fade, dtype=np.float32)
-        blend_N = sound_N[-fade:] * ramp[::-1] + hum_N[:fade] * ramp
-        sound_N = np.concatenate((sound_N[:-fade], blend_N, hum_N[fade:]))
+        sound_N = overlapped(faded(sound_N, 0, fade), faded(hum_N, fade, 0), fade)
     sound_N = sound_N * np.float32(10 ** (draw.uniform(-8, 2) / 20))
-    return np.concatenate((before_N, faded(sound_N), after_N))
+    soft = min(len(sound_N) // 3, int(SOFT_S * SAMPLE_RATE_HZ))
+    return np.concatenate((before_N, faded(sound_N, soft, soft), after_N))
 
 
 def voices_of(sentences: Sequence[Sequence[SpokenWord]]) -> dict[str, Voice]:
@@ -132,13 +129,6 @@ def held(sound_N: Waveform, length_s: float) -> Waveform:
     """Hold a short sound for so many seconds."""
     rate = len(sound_N) / SAMPLE_RATE_HZ / length_s
     return librosa.effects.time_stretch(sound_N, rate=rate, n_fft=512).astype(np.float32)
-
-
-def faded(sound_N: Waveform) -> Waveform:
-    """Let a sound begin and end softly."""
-    n = min(len(sound_N) // 3, int(0.03 * SAMPLE_RATE_HZ))
-    ramp = np.linspace(0, 1, n, dtype=np.float32)
-    return np.concatenate((sound_N[:n] * ramp, sound_N[n : len(sound_N) - n], sound_N[len(sound_N) - n :] * ramp[::-1]))
 
 
 def silence(length_s: float) -> Waveform:

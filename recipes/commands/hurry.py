@@ -15,10 +15,9 @@ import sys
 from pathlib import Path
 
 from prepare import hours
-from splice import find_words, fluent, join, run, write_spoken
+from splice import find_words, fluent, join, rows_of, run, write_spoken
 
 from speechformer import Transcriber
-from speechformer.data import read_folder
 from speechformer.errors import ManifestError
 from speechformer.synthesis import WEAK_FORMS
 
@@ -34,8 +33,7 @@ def main() -> int:
 def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     """Hurry utterances that have function words within them."""
     draw = random.Random(seed)
-    sets = [part for name, part in read_folder(data / "train").items() if name in SETS]
-    rows = [row for part in sets for row in part if hurries(row["text"])]
+    rows = [row for row in rows_of(data, SETS) if hurries(row["text"])]
     if not rows:
         raise ManifestError(f"{data / 'train'}: has no {' or '.join(SETS)}; prepare.py writes them, given the networks")
     chosen = draw.sample(rows, min(n_utterances, len(rows)))

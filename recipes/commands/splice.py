@@ -15,7 +15,7 @@ import itertools
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def run(name: str, description: str | None, n_utterances: int, write: Callable[[
 def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     """Write the audio and its manifest."""
     transcriber = Transcriber.from_pretrained(model)
-    rows = [row for name, part in read_folder(data / "train").items() if name in CORPORA for row in part]
+    rows = rows_of(data, CORPORA)
     sentences = [words for words in find_words(transcriber, rows) if words]
     if not any(len(words) >= LONG for words in sentences):
         raise ManifestError(f"{data / 'train'}: no recording of {LONG} words was understood; give a better model")
@@ -96,6 +96,11 @@ def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     joined = ((words, join(words, random.Random(f"{seed} {number}"))) for number, words in chosen)
     spliced = write_spoken(data, "word_splices", joined)
     print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours(spliced):.2f} h")
+
+
+def rows_of(data: Path, corpora: Container[str]) -> list[Row]:
+    """Return the training rows of some corpora."""
+    return [row for name, part in read_folder(data / "train").items() if name in corpora for row in part]
 
 
 def write_spoken(data: Path, corpus: str, spoken: Iterable[tuple[Sequence[SpokenWord], Waveform]]) -> list[Row]:
@@ -244,18 +249,29 @@ def join(words: Sequence[SpokenWord], draw: random.Random) -> Waveform:
     """Put words side by side, each fading into the next, with short pauses here and there."""
     whole_N = np.zeros(0, np.float32)
     for word in words:
-        audio_N, fade = word.audio_N.copy(), int(draw.uniform(*FADE_S) * SAMPLE_RATE_HZ)
-        fade = min(fade, len(audio_N) // 3, len(whole_N) // 3 or fade)
-        ramp = np.linspace(0, 1, fade, dtype=np.float32)
-        audio_N[:fade] *= ramp
+        fade = min(int(draw.uniform(*FADE_S) * SAMPLE_RATE_HZ), len(word.audio_N) // 3)
+        fade = min(fade, len(whole_N) // 3 or fade)
         overlap = min(fade, len(whole_N))
-        whole_N[len(whole_N) - overlap :] *= ramp[::-1][:overlap]
+        whole_N = faded(whole_N, 0, overlap)
         if len(whole_N) and draw.random() < 0.15:
             whole_N = np.pad(whole_N, (0, int(draw.uniform(0.02, 0.25) * SAMPLE_RATE_HZ)))
-        joined_N = np.concatenate((whole_N, audio_N[overlap:]))
-        joined_N[len(whole_N) - overlap : len(whole_N)] += audio_N[:overlap]
-        whole_N = joined_N
+        whole_N = overlapped(whole_N, faded(word.audio_N, fade, 0), overlap)
     return whole_N * np.float32(0.9 / max(0.9, float(np.abs(whole_N).max(initial=0.0))))
+
+
+def faded(sound_N: Waveform, n_first: int, n_last: int) -> Waveform:
+    """Let a sound begin and end softly, over so many samples."""
+    sound_N = sound_N.copy()
+    sound_N[:n_first] *= np.linspace(0, 1, n_first, dtype=np.float32)
+    sound_N[len(sound_N) - n_last :] *= np.linspace(0, 1, n_last, dtype=np.float32)[::-1]
+    return sound_N
+
+
+def overlapped(first_N: Waveform, second_N: Waveform, n_samples: int) -> Waveform:
+    """Put a sound after another, the last samples of that and its first ones on top of each other."""
+    joined_N = np.concatenate((first_N, second_N[n_samples:]))
+    joined_N[len(first_N) - n_samples : len(first_N)] += second_N[:n_samples]
+    return joined_N
 
 
 if __name__ == "__main__":
