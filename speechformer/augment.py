@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import librosa
 import numpy as np
@@ -72,6 +72,19 @@ class Sounds:
     noises: Sequence[npt.NDArray[np.int16]] = ()
     rooms: Sequence[Waveform] = ()
     voices: Sequence[npt.NDArray[np.int16]] = ()
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([len(noise_N) for noise_N in self.noises])
+
+    def draw_noise(self, n_samples: int, draw: np.random.Generator) -> Waveform:
+        """Draw a stretch of noise, a recording as often as it is long: every second is as likely as any other.
+
+        Minutes of a café or of rain are as much of what is heard later as their share, and 400 barks and sneezes of
+        five seconds are not most of it.
+        """
+        at = int(draw.integers(self._ends[-1]))
+        return crop(self.noises[int(np.searchsorted(self._ends, at, side="right"))], n_samples, draw)
 
 
 @cache
@@ -211,7 +224,7 @@ def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds,
             n_voices = int(draw.integers(config.babble_voices[0], config.babble_voices[1] + 1))
             noise_N = make_babble(sounds.voices, n_voices, len(waveform_N), draw)
         else:
-            noise_N = crop(sounds.noises[int(draw.integers(len(sounds.noises)))], len(waveform_N), draw)
+            noise_N = sounds.draw_noise(len(waveform_N), draw)
         if config.tilt and draw.random() < config.tilt:
             noise_N = tilt(noise_N, draw.uniform(-0.95, 0.95))
         waveform_N = add_noise(waveform_N, noise_N, draw.uniform(*config.snr_db))

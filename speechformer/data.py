@@ -27,7 +27,6 @@ from speechformer.augment import (
     Sounds,
     augment_channel,
     augment_speech,
-    crop,
     draw_hop,
     mask_mel,
     wait_around,
@@ -303,7 +302,7 @@ class TrainingSet(Dataset[Batch]):
         n_samples = int(draw.uniform(0.5, 4.0) * SAMPLE_RATE_HZ)
         if not self.sounds.noises or draw.random() < 0.2:
             return np.zeros(n_samples, np.float32)
-        return crop(self.sounds.noises[int(draw.integers(len(self.sounds.noises)))], n_samples, draw)
+        return self.sounds.draw_noise(n_samples, draw)
 
     def loader(self, epoch: int, start: int = 0, rank: int = 0, size: int = 1) -> Iterator[Batch]:
         """Yield an epoch's batches from number `start` on, every `size`-th, made ahead by worker processes."""

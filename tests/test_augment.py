@@ -229,6 +229,14 @@ def test_babble_has_the_share_of_the_noises_that_is_set() -> None:
     assert np.mean(constant) == pytest.approx(0.3, abs=0.08)
 
 
+def test_a_noise_is_drawn_as_often_as_it_is_long() -> None:
+    lengths = {1: 300, 2: 100, 3: 600}
+    sounds = Sounds([np.full(n, value, np.int16) for value, n in lengths.items()])
+    draw = np.random.default_rng(0)
+    drawn = [round(float(sounds.draw_noise(50, draw)[0]) * 32768) for _ in range(2000)]
+    assert {value: drawn.count(value) / 2000 for value in lengths} == pytest.approx({1: 0.3, 2: 0.1, 3: 0.6}, abs=0.04)
+
+
 def test_clipping_and_mu_law_do_to_a_tone_what_they_are_said_to() -> None:
     tone_N = tone(500)
     clipped_N = clip_peaks(tone_N, 0.4)

@@ -17,10 +17,12 @@ def texts() -> ModuleType:
     return import_recipe("texts")
 
 
-def test_drawn_commands_are_the_files_sentences(texts: ModuleType) -> None:
+@pytest.mark.parametrize("names", ["COMMAND_SETS", "DOMAIN_SETS"])
+def test_drawn_commands_are_the_files_sentences(texts: ModuleType, names: str) -> None:
     draw = random.Random(1)
-    drawn = [texts.command(draw, ["book a table for two tonight please"]) for _ in range(300)]
-    grammars = [texts.command_set(name) for name in texts.COMMAND_SETS]
+    sets = getattr(texts, names)
+    drawn = [texts.command(draw, ["book a table for two tonight please"], sets) for _ in range(300)]
+    grammars = [texts.command_set(name) for name in sets]
     assert all(any(grammar.interpret(text) for grammar in grammars) for text in drawn)
     assert all(any(grammar.interpret(text) for text in drawn) for grammar in grammars)
     assert len(set(drawn)) > 150

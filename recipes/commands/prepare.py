@@ -62,7 +62,7 @@ class Mix:
     """What is synthesised: by which engines, how much of it drawn texts and of which kinds, how long the others are.
 
     `reduced`: faster, with the weak forms of function words; `glottal`: and their last t seldom released; `accents`:
-    those of espeak-ng (see speechformer.synthesis); `commands`: the others are sentences of the ready command files;
+    those of espeak-ng (see speechformer.synthesis); `commands`: the others are sentences of these command files;
     `least`: they are texts with words that training has heard less often than that, each text once, then again;
     `letters`: every "a" of a drawn text is the letter; `hesitant`: so many hesitate aloud, which is not written.
     """
@@ -74,7 +74,7 @@ class Mix:
     reduced: bool = False
     glottal: bool = False
     accents: tuple[str, ...] = ESPEAK_ACCENTS
-    commands: bool = False
+    commands: tuple[str, ...] = ()
     least: int = 0
     letters: bool = True
     hesitant: float = 0.0
@@ -109,7 +109,7 @@ MIXES = {
     ),
     # What the application's own command files say: hardly any other text has "files", none "directories".
     "synthetic6": Mix(
-        {"espeak": 0.45, "flite": 0.33, "festival": 0.22}, 0.0, {}, (1, 14), reduced=True, commands=True,
+        {"espeak": 0.45, "flite": 0.33, "festival": 0.22}, 0.0, {}, (1, 14), reduced=True, commands=texts.COMMAND_SETS,
     ),
     # Of the 22,000 words of the texts, the mixes above say half: "degrees" four times, "latte" never.
     "synthetic7": Mix(
@@ -144,6 +144,12 @@ MIXES = {
         {"kokoro": 0.2, "hibari": 0.24, "pico": 0.18, "piper": 0.14, "espeak": 0.12, "flite": 0.07, "festival": 0.05},
         0.65, {texts.timer: 3, texts.alarm: 2, texts.sum_of: 3, texts.conversion: 3}, (4, 24), reduced=True,
         letters=False, hesitant=0.3,
+    ),
+    # Requests whose ends are optional and whose slots are alike ("with no milk", "with whole milk"), of things that
+    # the texts seldom name: orders at a counter, appliances, cars, machines, errands.
+    "synthetic15": Mix(
+        {"kokoro": 0.25, "hibari": 0.23, "pico": 0.17, "piper": 0.14, "espeak": 0.11, "flite": 0.06, "festival": 0.04},
+        0.0, {}, (1, 24), reduced=True, commands=texts.DOMAIN_SETS, hesitant=0.25,
     ),
 }  # fmt: skip
 FLUENT = ("pico", *NEURAL)
@@ -206,6 +212,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
     parser.add_argument("--synthetic13", type=int, default=80_000, help="of a wide vocabulary, by all of these (80000)")
     parser.add_argument("--synthetic14", type=int, default=12_000, help="timers, sums, measures, hesitantly (12000)")
+    parser.add_argument("--synthetic15", type=int, default=12_000, help="orders, appliances, cars, machines (12000)")
     parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
@@ -326,7 +333,8 @@ def plan(
         if drawn:
             text = texts.draw_text(draw, mix.kinds)
         elif mix.commands:
-            text = texts.command(draw, lines)
+            # Each word that can be the last is, as often as not: of two sentences the longer.
+            text = max((texts.command(draw, lines, mix.commands) for _ in range(2)), key=len)
         else:
             text = next(in_order) if mix.least else draw.choice(lines)
         if mix.hesitant and draw.random() < mix.hesitant:

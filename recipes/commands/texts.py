@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from speechformer.network import ANY_WORD
 from speechformer.tokenizer import normalise
 
 COMMAND_FILES = Path(__file__).resolve().parents[2] / "assets" / "commands"
-COMMAND_SETS = "computer home media timers".split()  # the other files hold letters and digits, which are drawn below
+COMMAND_SETS = tuple("computer home media timers".split())  # the other files hold letters and digits, drawn below
+DOMAINS = Path(__file__).resolve().parent / "domains"  # command files that are there to be drawn from
+DOMAIN_SETS = tuple("appliances cafe driver errands machines".split())
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -221,16 +223,16 @@ def drawn_words() -> list[str]:
 
 @cache
 def command_set(name: str) -> Grammar:
-    """Load one of the command files that come with the application."""
-    return Grammar.load(COMMAND_FILES / f"{name}.yaml")
+    """Load one of the command files that come with the application, or of the recipe's own."""
+    return Grammar.load((COMMAND_FILES if name in COMMAND_SETS else DOMAINS) / f"{name}.yaml")
 
 
-def command(draw: random.Random, dictated: list[str]) -> str:
-    """Draw a sentence of a ready command file; a wildcard is the first words of one of the texts `dictated`.
+def command(draw: random.Random, dictated: list[str], names: Sequence[str] = COMMAND_SETS) -> str:
+    """Draw a sentence of one of these command files; a wildcard is the first words of one of the texts `dictated`.
 
     After each word all that can follow are as likely as each other, and the end, however many sentences they lead to.
     """
-    grammar = command_set(draw.choice(COMMAND_SETS))
+    grammar = command_set(draw.choice(names))
     place, words, wild = grammar.start, list[str](), False
     while True:
         steps = grammar.steps(place)
