@@ -56,7 +56,7 @@ def weigh(
     """
     n_best, n_free = len(best.tokens) + 1, len(free.tokens) + 1
     ratio = best.log_probability - free.log_probability
-    margin = best.log_probability - rival.log_probability if rival else FAR
+    margin = best.score - rival.score if rival else FAR
     return Evidence(
         ratio=_near(ratio),
         attention_ratio=_near(best.attention - free.attention),

@@ -27,6 +27,7 @@ from speechformer.tokenizer import PAD as BLANK
 
 NEVER = -1e30
 SLACK = 10.0  # nats, of an utterance of any length
+UNHEARD = 4  # tokens more than the CTC head's best path has are looked out for, where they earn something
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -108,7 +109,9 @@ class DecodingConfig:
     With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
     and `SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle leaves the sound
     behind. Where the CTC head has no weight, neither has this. A word that is in no lexicon costs `unknown_word` nats
-    of what the decoder says, where the task has a lexicon.
+    of what the decoder says, where the task has a lexicon. Each token earns `token_reward` nats where texts of
+    different lengths are compared (as words do in Hannun et al. 2014, "Deep Speech", section 2.2): what is hard to hear
+    is less probable than nothing at all, and a command would end before it does.
     """
 
     beam: int = 1
@@ -116,6 +119,7 @@ class DecodingConfig:
     n_best: int = 1
     ctc_slack: float | None = None
     unknown_word: float = 0.0
+    token_reward: float = 0.0
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.n_best < 1:
@@ -124,6 +128,8 @@ class DecodingConfig:
             raise ConfigError(f"decoding.ctc_weight is between 0 and 1, not {self.ctc_weight}")
         if self.unknown_word < 0:
             raise ConfigError(f"decoding.unknown_word is a cost, 0 or more nats, not {self.unknown_word}")
+        if self.token_reward < 0:
+            raise ConfigError(f"decoding.token_reward is 0 or more nats, not {self.token_reward}")
 
 
 class Hypothesis(NamedTuple):
@@ -131,7 +137,7 @@ class Hypothesis(NamedTuple):
 
     `attention` and `ctc` are the log probabilities by the decoder and by the CTC head alone, of every sentence
     that begins so while the sequence is unfinished; `ctc` is 0 where the CTC head took no part, and `attention` is
-    less what unknown words cost.
+    less what unknown words cost. `score` is what it is ranked by: its log probability and what its tokens earn.
     """
 
     tokens: tuple[int, ...]
@@ -139,6 +145,7 @@ class Hypothesis(NamedTuple):
     token_log_probabilities: tuple[float, ...]
     attention: float = 0.0
     ctc: float = 0.0
+    score: float = 0.0
 
 
 class Constraint(Protocol):
@@ -412,6 +419,9 @@ class _Search:
         best_path_AM = memory.ctc_log_probs_BMV.max(-1)
         is_real_AM = np.arange(best_path_AM.shape[1]) < memory.lengths_B[:, None]
         self.best_path_A = (best_path_AM * is_real_AM).sum(1).tolist()
+        self.n_heard = [0] * len(self.lengths)
+        if any(task.config.token_reward for task in tasks):
+            self.n_heard = [len(text) for text in ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)]
         self.last_AW: Ints = np.full((len(self.lengths), len(tasks)), BOS)
         self.attention_AW: Doubles = np.zeros(self.last_AW.shape)
         tokens_V = np.arange(memory.ctc_log_probs_BMV.shape[-1])
@@ -425,7 +435,7 @@ class _Search:
 
     def _best(self, lane: _Lane, utterance: int) -> list[Hypothesis]:
         done = lane.finished[utterance] if self.lengths[utterance] else []
-        best = sorted(done, key=lambda one: -one.log_probability)[: lane.config.n_best]
+        best = sorted(done, key=lambda one: -one.score)[: lane.config.n_best]
         return best or ([Hypothesis((), 0.0, ())] if lane.constraint is None else [])
 
     def _step(self) -> None:
@@ -455,30 +465,37 @@ class _Search:
             allowed_AWV = allowed_AWV & (prefix_AWV > NEVER / 10)
             if lane.config.ctc_slack is not None:
                 allowed_AWV = self._near(lane, allowed_AWV, prefix_AWV, lane.config.ctc_slack)
-        scores = np.where(allowed_AWV, score_AWV, NEVER).reshape(len(self.utterances), -1)
-        n_vocab, best = score_AWV.shape[-1], _highest(scores, lane.config.beam)
-        parts = (part.reshape(scores.shape) for part in (scores, attention_AWV, prefix_AWV))
-        chosen = np.arange(len(scores))[:, None], best
+        reward = lane.config.token_reward
+        # All that go on have one token more than those that end here.
+        rank_AWV = np.where(allowed_AWV, score_AWV - reward * self.is_end_V, NEVER)
+        ranks = rank_AWV.reshape(len(self.utterances), -1)
+        n_vocab, best = score_AWV.shape[-1], _highest(ranks, lane.config.beam)
+        parts = (part.reshape(ranks.shape) for part in (ranks, score_AWV, attention_AWV, prefix_AWV))
+        chosen = np.arange(len(ranks))[:, None], best
         numbers = np.stack([part[chosen] for part in parts], -1).tolist()
         grown: list[list[_Grown]] = []
         for place, indices in enumerate(best.tolist()):
-            finished, going = lane.finished[self.utterances[place]], []
-            for (score, attention, ctc), index in zip(numbers[place], indices, strict=True):
-                if score <= NEVER / 10:
+            utterance = self.utterances[place]
+            finished, going = lane.finished[utterance], []
+            for (rank, log_probability, attention, ctc), index in zip(numbers[place], indices, strict=True):
+                if rank <= NEVER / 10:
                     break
                 parent, token = divmod(index, n_vocab)
                 old = lane.beams[place][parent]
                 tokens = old.tokens if token == EOS else (*old.tokens, token)
-                shares = (*old.token_log_probabilities, score - old.log_probability)
-                new = Hypothesis(tokens, score, shares, attention, ctc if weight else 0.0)
+                shares = (*old.token_log_probabilities, log_probability - old.log_probability)
+                score = log_probability + reward * len(tokens)
+                new = Hypothesis(tokens, log_probability, shares, attention, ctc if weight else 0.0, score)
                 if token == EOS:
                     finished.append(new)
                 else:
                     going.append(_Grown(parent, token, new))
-            # Scores only fall, so a hypothesis below the worst one that is wanted can no longer win.
-            done = sorted((one.log_probability for one in finished), reverse=True)
+            # Probabilities only fall, so a hypothesis below the worst one that is wanted can no longer win, whatever
+            # the tokens earn that may be to come.
+            done = sorted((one.score for one in finished), reverse=True)
             bar = done[lane.config.n_best - 1] if len(done) >= lane.config.n_best else -math.inf
-            grown.append([one for one in going if one.hypothesis.log_probability > bar])
+            bar -= reward * max(0, self.n_heard[utterance] + UNHEARD - self.n_tokens - 1)
+            grown.append([one for one in going if one.hypothesis.score > bar])
         return grown
 
     def _cost_of_words(self, lane: _Lane, spelling: Spelling) -> Floats:

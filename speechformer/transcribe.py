@@ -66,6 +66,7 @@ GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was h
 FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
 COMMAND_BEAM, N_BEST = 8, 5
+COMMAND_REWARD = 1.0  # nats a token inside a command set, where what is heard badly can be optional
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
@@ -322,7 +323,12 @@ class Transcriber:
     def _decode(self, memory: Memory) -> list[Heard]:
         tasks = [Task(self.decoding, spelling=self.spelling)]
         if self.commands is not None:
-            config = replace(self.decoding, beam=max(COMMAND_BEAM, self.decoding.beam), n_best=N_BEST)
+            config = replace(
+                self.decoding,
+                beam=max(COMMAND_BEAM, self.decoding.beam),
+                n_best=N_BEST,
+                token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
+            )
             tasks.append(Task(config, self.commands))
         free, *others = search_together(self.recogniser, memory, tasks)
         texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
@@ -375,7 +381,7 @@ class Transcriber:
         rival = meanings[1][0] if len(meanings) > 1 else None
         evidence = weigh(best, rival, free, (text, heard), blank)
         judgement = self.settings.calibration.judge(evidence)
-        probabilities = share(judgement, [one.log_probability for one, _ in meanings])
+        probabilities = share(judgement, [one.score for one, _ in meanings])
         alternatives = tuple(
             Alternative(self.settings.tokenizer.decode(one.tokens), meaning.intent, meaning.slots, probability)
             for (one, meaning), probability in zip(meanings, probabilities, strict=True)

@@ -155,6 +155,26 @@ def test_the_best_of_a_full_width_beam_is_the_best_there_is(make_model: MakeMode
 
 
 @weights
+@pytest.mark.parametrize("reward", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("n_best", [1, 4])
+def test_what_tokens_earn_is_part_of_what_texts_are_ranked_by(
+    make_model: MakeModel, weight: float, reward: float, n_best: int
+) -> None:
+    differs = []
+    for seed in range(6):
+        model, features_BTC = sharp_model(make_model, seed), draw_features(5, seed)
+        config = DecodingConfig(beam=100, n_best=n_best, ctc_weight=weight, token_reward=reward)
+        found = decode(model, features_BTC, torch.tensor([5]), config)[0]
+        every = Textbook(model, features_BTC, weight).exhaustive()
+        same_pairs(as_pairs(found), sorted(every, key=lambda one: -(one[1] + reward * len(one[0])))[:n_best])
+        assert [one.score - one.log_probability for one in found] == pytest.approx(
+            [reward * len(one.tokens) for one in found]
+        )
+        differs.append(found[-1].tokens != every[n_best - 1][0])
+    assert any(differs) or reward < 3  # it does matter
+
+
+@weights
 def test_a_beam_of_one_is_greedy(make_model: MakeModel, weight: float) -> None:
     for seed in range(6):
         model, features_BTC = sharp_model(make_model, seed), draw_features(5, seed)
@@ -389,7 +409,9 @@ def test_ctc_greedy_takes_out_repeats_blanks_and_padding(path: tuple[int, ...], 
     assert ctc_greedy(log_probs_BMV, np.array([length])) == [tokens]
 
 
-@pytest.mark.parametrize("wrong", [{"beam": 0}, {"n_best": 0}, {"ctc_weight": 1.1}, {"ctc_weight": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"beam": 0}, {"n_best": 0}, {"ctc_weight": 1.1}, {"ctc_weight": -0.1}, {"token_reward": -1}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"decoding\."):
         DecodingConfig(**wrong)
