@@ -50,3 +50,10 @@ def test_a_slot_takes_what_was_said_or_another_word(recipe: ModuleType, monkeypa
 def test_some_sentences_lack_a_word_and_the_same_draw_gives_the_same_file(recipe: ModuleType) -> None:
     assert {True, False} == set(accepted(recipe, 5))
     assert accepted(recipe, 5) == accepted(recipe, 5)
+
+
+def test_each_sentence_can_end_from_its_half_on(recipe: ModuleType) -> None:
+    grammar = Grammar.parse(recipe.beginnings(["open the red door now", "stop"]), is_yaml=False)
+    assert sorted(grammar.sentences()) == [
+        "open the red", "open the red door", "open the red door now", "stop",
+    ]  # fmt: skip

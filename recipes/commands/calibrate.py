@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.augment import add_noise, crop
+from speechformer.augment import Sounds, add_noise, crop
 from speechformer.confidence import Calibration, Evidence, Head
 from speechformer.data import Row, read_manifest
 from speechformer.grammar import Grammar
@@ -83,29 +83,34 @@ def templates(sentences: Sequence[str], words: Sequence[str], draw: np.random.Ge
     return str(yaml.safe_dump({"intents": intents, "lists": lists}))
 
 
+def beginnings(sentences: Sequence[str]) -> str:
+    """Make a list of phrases of sentences, whole, and of their first halves and on: each can end early.
+
+    What can be left out at the end of a command is left out where it is heard badly, unless the search minds.
+    """
+    split = [sentence.split() for sentence in sentences]
+    phrases = {" ".join(words[:n]) for words in split for n in range((len(words) + 1) // 2, len(words) + 1)}
+    return "\n".join(sorted(phrases)) + "\n"
+
+
 class Collector:
     """Hears recordings through grammars; every second one with noise."""
 
     def __init__(self, model: Path, noises: Sequence[Waveform], share: float = 1.0, seed: int = 0) -> None:
         self.transcriber, self.noises, self.share = Transcriber.from_pretrained(model), noises, share
-        self.draw = np.random.default_rng(seed)
+        self.sounds, self.draw = Sounds(noises), np.random.default_rng(seed)
 
     def pick(self, rows: Sequence[Row], n: int) -> list[Row]:
         return [rows[int(i)] for i in self.draw.permutation(len(rows))[: round(self.share * n)]]
 
-    def noise(self, n_samples: int, number: int | None = None) -> Waveform:
-        """Return a stretch of a noise, of any one where no number is given."""
-        number = int(self.draw.integers(len(self.noises))) if number is None else number
-        return crop(self.noises[number], n_samples, self.draw)
-
     def waveform(self, row: Row) -> Waveform:
         """Load a recording, half of the time with noise; a row without a path is noise."""
         if not row["audio_filepath"]:
-            return self.noise(int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), row["noise"])
+            return crop(self.noises[row["noise"]], int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), self.draw)
         waveform_N = load_audio(row["audio_filepath"])
         if self.draw.random() < 0.5:
             return waveform_N
-        return add_noise(waveform_N, self.noise(len(waveform_N)), self.draw.uniform(6, 24))
+        return add_noise(waveform_N, self.sounds.draw_noise(len(waveform_N), self.draw), self.draw.uniform(6, 24))
 
     def hear(self, grammar: Grammar, rows: Sequence[Row]) -> Iterator[Sample]:
         """Yield a sample a row."""
@@ -143,13 +148,15 @@ class Collector:
         yield from self.collect_read([row for name in READ for row in corpora[name]])
 
     def collect_read(self, rows: Sequence[Row]) -> Iterator[Sample]:
-        """Hear what was read through sets of whole sentences and through sets of templates."""
+        """Hear what was read through sets of whole sentences, of templates, and of sentences that can end early."""
         sentences = sorted({row["text"] for row in rows})
         words = sorted({word for sentence in sentences for word in sentence.split()})
         for n_sentences in READ_SETS:
-            for is_yaml in (False, True):
+            for kind in ("whole", "templates", "beginnings"):
                 some = [sentences[int(i)] for i in self.draw.permutation(len(sentences))[:n_sentences]]
-                source = templates(some, words, self.draw) if is_yaml else "\n".join(some)
+                is_yaml, source = kind == "templates", "\n".join(some)
+                if kind != "whole":
+                    source = templates(some, words, self.draw) if is_yaml else beginnings(some)
                 declared = self.pick([row for row in rows if row["text"] in some], N_READ)
                 others = self.pick([row for row in rows if row["text"] not in some], 2 * N_OTHERS)
                 yield from self.hear(Grammar.parse(source, is_yaml=is_yaml), [*declared, *others])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibrate import READ, READY, ROOT, TRIALS, templates
+from calibrate import READ, READY, ROOT, TRIALS, beginnings, templates
 from rich.progress import track
 from texts import DIGITS
 
@@ -47,9 +47,11 @@ GRAMMARS = {
     "an4": "an4",
     "grid": "grid",
     "read": "sentences read aloud",
+    "endings": "sentences that can end early",
 }
 DIGIT_SET, DIGITS_OF_MANY = "digits.jsonl", "single digits of speech_commands' speakers"
-READ_SET = "read.yaml"  # made of half of the sentences of READ's test speech
+# Made of half of the sentences of READ's test speech: with slots, and with each of their beginnings a command as well.
+SETS = {"read": "read.yaml", "endings": "endings.txt"}
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
 SNRS_DB = (18, 12, 6)
 SILENCE_S = 1.5
@@ -77,7 +79,7 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     read, ratios = [str(test / f"{name}.jsonl") for name in READ], ",".join(map(str, SNRS_DB))
     for name in GRAMMARS:
         grammar, own = (
-            (TRIALS[name], [str(test / f"{name}.jsonl")]) if name in TRIALS else (args.figures / READ_SET, [])
+            (TRIALS[name], [str(test / f"{name}.jsonl")]) if name in TRIALS else (args.figures / SETS[name], [])
         )
         inside = [*evaluate, "--commands", str(grammar)]
         yield f"commands {name}", [*inside, *own, *read]
@@ -95,7 +97,8 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 def measure(args: argparse.Namespace) -> int:
     """Run what has not been run and keep what it prints: calibration first, peers, which are timed, last and alone."""
     args.figures.mkdir(parents=True, exist_ok=True)
-    (args.figures / READ_SET).write_text(read_set(args.data / "test"), "utf-8")
+    (args.figures / SETS["read"]).write_text(read_set(args.data / "test"), "utf-8")
+    (args.figures / SETS["endings"]).write_text(beginnings(read_sentences(args.data / "test")[::2]), "utf-8")
     write_manifest(args.figures / DIGIT_SET, digit_set(args.data / "test"))
     left = {name: command for name, command in commands(args) if not (args.figures / f"{name}.out").exists()}
     together = [name for name in left if name not in ("calibration", "peers")]
@@ -113,9 +116,14 @@ def measure(args: argparse.Namespace) -> int:
 
 def read_set(test: Path) -> str:
     """Make a command file of every second sentence that was read aloud, always the same one."""
-    sentences = sorted({row["text"] for name in READ for row in read_manifest(test / f"{name}.jsonl")})
+    sentences = read_sentences(test)
     words = sorted({word for sentence in sentences for word in sentence.split()})
     return templates(sentences[::2], words, np.random.default_rng(0))
+
+
+def read_sentences(test: Path) -> list[str]:
+    """Return what was read aloud by test speakers, each sentence once."""
+    return sorted({row["text"] for name in READ for row in read_manifest(test / f"{name}.jsonl")})
 
 
 def digit_set(test: Path) -> list[Row]:
@@ -164,7 +172,8 @@ class Report:
     def command_sets(self) -> list[str]:
         names = ("the 30 words of speech_commands", "digit strings (fsdd)",
                  "an4: spelling, numbers, dates, control words", "grid sentences",
-                 "sentences read aloud, each with two slots")  # fmt: skip
+                 "sentences read aloud, each with two slots",
+                 "sentences read aloud, each of which can end early")  # fmt: skip
         rows = [
             (name, percent(one["accuracy"]), percent(one["other_speech_refused"]))
             for name, one in zip(names, self.inside().values(), strict=True)
