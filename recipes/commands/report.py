@@ -49,7 +49,7 @@ GRAMMARS = {
     "read": "sentences read aloud",
     "endings": "sentences that can end early",
 }
-DIGIT_SET, DIGITS_OF_MANY = "digits.jsonl", "single digits of speech_commands' speakers"
+DIGIT_SET, DIGITS_OF_ALL = "digits.jsonl", "digits, and strings of them, by all test speakers"
 # Made of half of the sentences of READ's test speech: with slots, and with each of their beginnings a command as well.
 SETS = {"read": "read.yaml", "endings": "endings.txt"}
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
@@ -84,8 +84,8 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
         inside = [*evaluate, "--commands", str(grammar)]
         yield f"commands {name}", [*inside, *own, *read]
         yield f"noise {name}", [*inside, *(own or read), "--noise", str(args.noise), "--snr", ratios]
-    many = [*evaluate, "--commands", str(TRIALS["fsdd"]), str(args.figures / DIGIT_SET)]
-    yield "noise digits", [*many, "--noise", str(args.noise), "--snr", ratios]
+    digits = [*evaluate, "--commands", str(TRIALS["fsdd"]), str(args.figures / DIGIT_SET)]
+    yield "noise digits", [*digits, "--noise", str(args.noise), "--snr", ratios]
     sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
     for grammar in QUIET:
         yield f"quiet {grammar.stem}", [*evaluate, "--commands", str(grammar), *sounds]
@@ -127,8 +127,9 @@ def read_sentences(test: Path) -> list[str]:
 
 
 def digit_set(test: Path) -> list[Row]:
-    """Take the digits of speech_commands: fsdd's test speaker is one person, these are many."""
-    return [row for row in read_manifest(test / "speech_commands.jsonl") if row["text"] in DIGITS]
+    """Take what is digits and nothing else from every corpus: fsdd's test speaker is one person, these are many."""
+    rows = [row for name in PEOPLE for row in read_manifest(test / f"{name}.jsonl")]
+    return [row for row in rows if row["text"] and set(row["text"].split()) <= set(DIGITS)]
 
 
 def run(path: Path, command: Sequence[str]) -> int:
@@ -274,7 +275,7 @@ class Report:
 
     def noise(self) -> list[str]:
         conditions = ("clean", *(f"{snr} dB" for snr in SNRS_DB))
-        names = {name: title.partition(" (")[0] for name, title in GRAMMARS.items()} | {"digits": DIGITS_OF_MANY}
+        names = {name: title.partition(" (")[0] for name, title in GRAMMARS.items()} | {"digits": DIGITS_OF_ALL}
         found = {name: self.read(f"noise {name}") for name in names}
         rows = [
             (names[name],
