@@ -137,7 +137,7 @@ class Hypothesis(NamedTuple):
 
     `attention` and `ctc` are the log probabilities by the decoder and by the CTC head alone, of every sentence
     that begins so while the sequence is unfinished; `ctc` is 0 where the CTC head took no part, and `attention` is
-    less what unknown words cost. `score` is what it is ranked by: its log probability and what its tokens earn.
+    less what unknown words cost. `earned` is what its tokens have earned.
     """
 
     tokens: tuple[int, ...]
@@ -145,7 +145,12 @@ class Hypothesis(NamedTuple):
     token_log_probabilities: tuple[float, ...]
     attention: float = 0.0
     ctc: float = 0.0
-    score: float = 0.0
+    earned: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by."""
+        return self.log_probability + self.earned
 
 
 class Constraint(Protocol):
@@ -466,8 +471,8 @@ class _Search:
             if lane.config.ctc_slack is not None:
                 allowed_AWV = self._near(lane, allowed_AWV, prefix_AWV, lane.config.ctc_slack)
         reward = lane.config.token_reward
-        # All that go on have one token more than those that end here.
-        rank_AWV = np.where(allowed_AWV, score_AWV - reward * self.is_end_V, NEVER)
+        rank_AWV = np.where(allowed_AWV, score_AWV, NEVER)
+        rank_AWV[..., EOS] -= reward  # all that go on have one token more than those that end here
         ranks = rank_AWV.reshape(len(self.utterances), -1)
         n_vocab, best = score_AWV.shape[-1], _highest(ranks, lane.config.beam)
         parts = (part.reshape(ranks.shape) for part in (ranks, score_AWV, attention_AWV, prefix_AWV))
@@ -484,8 +489,8 @@ class _Search:
                 old = lane.beams[place][parent]
                 tokens = old.tokens if token == EOS else (*old.tokens, token)
                 shares = (*old.token_log_probabilities, log_probability - old.log_probability)
-                score = log_probability + reward * len(tokens)
-                new = Hypothesis(tokens, log_probability, shares, attention, ctc if weight else 0.0, score)
+                earned = reward * len(tokens)
+                new = Hypothesis(tokens, log_probability, shares, attention, ctc if weight else 0.0, earned)
                 if token == EOS:
                     finished.append(new)
                 else:

@@ -13,8 +13,7 @@ from speechformer.decoding import Hypothesis
 
 def hypothesis(log_probability: float, n_tokens: int = 3) -> Hypothesis:
     shares = (log_probability,) * (n_tokens + 1)
-    tokens, both = tuple(range(4, 4 + n_tokens)), (log_probability, log_probability - 1)
-    return Hypothesis(tokens, log_probability, shares, *both, score=log_probability)
+    return Hypothesis(tuple(range(4, 4 + n_tokens)), log_probability, shares, log_probability, log_probability - 1)
 
 
 def test_the_same_sentence_inside_and_outside_has_no_ratio_and_no_distance() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ class Collector:
     """Hears recordings through grammars; every second one with noise."""
 
     def __init__(self, model: Path, noises: Sequence[Waveform], share: float = 1.0, seed: int = 0) -> None:
-        self.transcriber, self.noises, self.share = Transcriber.from_pretrained(model), noises, share
+        self.transcriber, self.share = Transcriber.from_pretrained(model), share
         self.sounds, self.draw = Sounds(noises), np.random.default_rng(seed)
 
     def pick(self, rows: Sequence[Row], n: int) -> list[Row]:
@@ -106,7 +107,7 @@ class Collector:
     def waveform(self, row: Row) -> Waveform:
         """Load a recording, half of the time with noise; a row without a path is noise."""
         if not row["audio_filepath"]:
-            return crop(self.noises[row["noise"]], int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), self.draw)
+            return crop(self.sounds.noises[row["noise"]], int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), self.draw)
         waveform_N = load_audio(row["audio_filepath"])
         if self.draw.random() < 0.5:
             return waveform_N
@@ -135,10 +136,9 @@ class Collector:
             half = [words[int(i)] for i in self.draw.permutation(len(words))[: len(words) // 2]]
             grammar = Grammar.parse("\n".join(half), is_yaml=False)
             yield from self.hear(grammar, self.pick(corpora["speech_commands"], N_COMMANDS // 2))
-        numbers = self.draw.permutation(len(self.noises))[: round(self.share * N_NOISE)].tolist()
-        noises = [
-            {"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in range(len(self.noises))
-        ]
+        n_noises = len(self.sounds.noises)
+        numbers = self.draw.permutation(n_noises)[: round(self.share * N_NOISE)].tolist()
+        noises = [{"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in range(n_noises)]
         noise = [noises[i] for i in numbers]
         for path in STRANGERS:
             others = [row for rows in corpora.values() for row in self.pick(rows, N_OTHERS)]
@@ -151,12 +151,11 @@ class Collector:
         """Hear what was read through sets of whole sentences, of templates, and of sentences that can end early."""
         sentences = sorted({row["text"] for row in rows})
         words = sorted({word for sentence in sentences for word in sentence.split()})
+        with_slots = partial(templates, words=words, draw=self.draw)
         for n_sentences in READ_SETS:
-            for kind in ("whole", "templates", "beginnings"):
+            for make, is_yaml in (("\n".join, False), (with_slots, True), (beginnings, False)):
                 some = [sentences[int(i)] for i in self.draw.permutation(len(sentences))[:n_sentences]]
-                is_yaml, source = kind == "templates", "\n".join(some)
-                if kind != "whole":
-                    source = templates(some, words, self.draw) if is_yaml else beginnings(some)
+                source = make(some)
                 declared = self.pick([row for row in rows if row["text"] in some], N_READ)
                 others = self.pick([row for row in rows if row["text"] not in some], 2 * N_OTHERS)
                 yield from self.hear(Grammar.parse(source, is_yaml=is_yaml), [*declared, *others])
