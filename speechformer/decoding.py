@@ -106,6 +106,9 @@ class Recogniser(Protocol):
 class DecodingConfig:
     """How to search: `beam` hypotheses are kept an utterance, `ctc_weight` is w above, 0…1.
 
+    With `beam_threshold`, only those less than so many nats behind the best one: where what was said is clear, a wide
+    beam costs no more than a narrow one (Lowerre 1976, "The Harpy speech recognition system").
+
     With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
     and `SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle leaves the sound
     behind. Where the CTC head has no weight, neither has this. A word that is in no lexicon costs `unknown_word` nats
@@ -120,6 +123,7 @@ class DecodingConfig:
     ctc_slack: float | None = None
     unknown_word: float = 0.0
     token_reward: float = 0.0
+    beam_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.n_best < 1:
@@ -130,6 +134,8 @@ class DecodingConfig:
             raise ConfigError(f"decoding.unknown_word is a cost, 0 or more nats, not {self.unknown_word}")
         if self.token_reward < 0:
             raise ConfigError(f"decoding.token_reward is 0 or more nats, not {self.token_reward}")
+        if self.beam_threshold is not None and self.beam_threshold <= 0:
+            raise ConfigError(f"decoding.beam_threshold is more than 0 nats, not {self.beam_threshold}")
 
 
 class Hypothesis(NamedTuple):
@@ -479,11 +485,13 @@ class _Search:
         chosen = np.arange(len(ranks))[:, None], best
         numbers = np.stack([part[chosen] for part in parts], -1).tolist()
         grown: list[list[_Grown]] = []
+        threshold = math.inf if lane.config.beam_threshold is None else lane.config.beam_threshold
         for place, indices in enumerate(best.tolist()):
             utterance = self.utterances[place]
             finished, going = lane.finished[utterance], []
+            lowest = max(NEVER / 10, numbers[place][0][0] - threshold)
             for (rank, log_probability, attention, ctc), index in zip(numbers[place], indices, strict=True):
-                if rank <= NEVER / 10:
+                if rank <= lowest:
                     break
                 parent, token = divmod(index, n_vocab)
                 old = lane.beams[place][parent]

@@ -65,8 +65,8 @@ BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do
 GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was heard is kept until they are written
 FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
-COMMAND_BEAM, N_BEST = 8, 5
-COMMAND_REWARD = 1.0  # nats a token inside a command set, where what is heard badly can be optional
+COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
+COMMAND_REWARD = 2.0  # nats a token inside a command set, where what is heard badly can be optional
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
@@ -328,6 +328,7 @@ class Transcriber:
                 beam=max(COMMAND_BEAM, self.decoding.beam),
                 n_best=N_BEST,
                 token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
+                beam_threshold=COMMAND_THRESHOLD,
             )
             tasks.append(Task(config, self.commands))
         free, *others = search_together(self.recogniser, memory, tasks)

@@ -175,6 +175,25 @@ def test_what_tokens_earn_is_part_of_what_texts_are_ranked_by(
 
 
 @weights
+def test_what_is_a_threshold_behind_the_best_goes_no_further(make_model: MakeModel, weight: float) -> None:
+    fewer = []
+    for seed in range(6):
+        model, features_BTC = sharp_model(make_model, seed), draw_features(5, seed)
+        found = {
+            threshold: decode(
+                model, features_BTC, torch.tensor([5]),
+                DecodingConfig(beam=100, n_best=100, ctc_weight=weight, beam_threshold=threshold),
+            )[0]
+            for threshold in (None, 1e6, 2.0, 1e-6)
+        }  # fmt: skip
+        assert found[1e6] == found[None]
+        same_pairs(as_pairs(found[1e-6][:1]), [Textbook(model, features_BTC, weight).greedy()])
+        assert {one.tokens for one in found[2.0]} < {one.tokens for one in found[None]}
+        fewer.append(len(found[1e-6]) < len(found[2.0]))
+    assert any(fewer)
+
+
+@weights
 def test_a_beam_of_one_is_greedy(make_model: MakeModel, weight: float) -> None:
     for seed in range(6):
         model, features_BTC = sharp_model(make_model, seed), draw_features(5, seed)
@@ -410,7 +429,15 @@ def test_ctc_greedy_takes_out_repeats_blanks_and_padding(path: tuple[int, ...], 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"beam": 0}, {"n_best": 0}, {"ctc_weight": 1.1}, {"ctc_weight": -0.1}, {"token_reward": -1}]
+    "wrong",
+    [
+        {"beam": 0},
+        {"n_best": 0},
+        {"ctc_weight": 1.1},
+        {"ctc_weight": -0.1},
+        {"token_reward": -1},
+        {"beam_threshold": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"decoding\."):
