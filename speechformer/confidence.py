@@ -19,6 +19,8 @@ from speechformer.transcript import Status
 
 LIKELY = 0.5  # a command for all that is known, though which one is not: worth asking back
 FAR = 20.0  # log probabilities further apart than this are equally far apart
+WEAK = 10.0  # and those of single tokens
+DOUBTFUL = -2.0  # log probability under which a token may be another
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Evidence:
     decoder and CTC head. `margin`: against the next meaning. `sureness`, `free_sureness`: per token.
     `agreement`: decoder against CTC head, per token. `distance`: share of letters to change to get what was
     heard freely. `blank`: mean log probability of the CTC blank, near 0 where nothing is said. `empty`: 1 where
-    nothing was heard freely. `length`: log of the number of tokens.
+    nothing was heard freely. `length`: log of the number of tokens. `weakest`: the least probable token of the
+    grammar's sentence against that of the free one; a word that was not said stands out among others that were.
+    `doubtful`: how many tokens are improbable.
     """
 
     ratio: float
@@ -44,6 +48,8 @@ class Evidence:
     blank: float
     empty: float
     length: float
+    weakest: float
+    doubtful: float
 
 
 def weigh(
@@ -70,11 +76,17 @@ def weigh(
         blank=max(-5.0, blank),
         empty=float(not free.tokens),
         length=math.log(n_best),
+        weakest=_near(_weakest(best) - _weakest(free), WEAK),
+        doubtful=float(sum(share < DOUBTFUL for share in best.token_log_probabilities)),
     )
 
 
-def _near(value: float) -> float:
-    return max(-FAR, min(FAR, value))
+def _near(value: float, far: float = FAR) -> float:
+    return max(-far, min(far, value))
+
+
+def _weakest(hypothesis: Hypothesis) -> float:
+    return min(hypothesis.token_log_probabilities, default=0.0)
 
 
 N_EVIDENCE = len(fields(Evidence))

@@ -109,9 +109,9 @@ def _write_json(path: Path, values: Any) -> None:
 def _read_calibration(path: Path) -> Calibration:
     try:
         calibration: Calibration = build(Calibration, json.loads(path.read_text("utf-8")))
-        calibration.judge(Evidence(*[0.0] * N_EVIDENCE))
         if calibration.evidence != Calibration().evidence:
-            raise ConfigError("it weighs other evidence than this version collects")
+            raise ConfigError("it weighs other evidence than this version collects, and can be deleted and made anew")
+        calibration.judge(Evidence(*[0.0] * N_EVIDENCE))
     except FileNotFoundError:
         return Calibration()
     except (OSError, ValueError, TypeError, ConfigError) as error:

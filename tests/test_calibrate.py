@@ -47,6 +47,14 @@ def test_a_slot_takes_what_was_said_or_another_word(recipe: ModuleType, monkeypa
     assert set(said.slots) == {"slot_0_0"}
 
 
+def test_half_of_the_slots_can_be_left_out(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for share, found in ((0.0, {False}), (1.0, {True})):
+        monkeypatch.setattr(recipe, "OPTIONAL", share)
+        grammar = Grammar.parse(recipe.templates(["open the box"], WORDS, np.random.default_rng(3)))
+        without = ("the box", "open box", "open the")
+        assert {any(grammar.interpret(words) is not None for words in without)} == found
+
+
 def test_some_sentences_lack_a_word_and_the_same_draw_gives_the_same_file(recipe: ModuleType) -> None:
     assert {True, False} == set(accepted(recipe, 5))
     assert accepted(recipe, 5) == accepted(recipe, 5)

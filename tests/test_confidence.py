@@ -23,6 +23,15 @@ def test_the_same_sentence_inside_and_outside_has_no_ratio_and_no_distance() -> 
     assert evidence.length == pytest.approx(math.log(4))
 
 
+def test_one_token_that_does_not_fit_stands_out_among_many_that_do() -> None:
+    free = Hypothesis((4, 5, 6), -0.4, (-0.1,) * 4, -0.4, -0.4)
+    best = Hypothesis((4, 7, 6), -5.3, (-0.1, -5.0, -0.1, -0.1), -5.3, -5.3)
+    evidence = weigh(best, None, free, ("go on now", "go in now"), -0.5)
+    assert evidence.weakest == pytest.approx(-4.9)
+    assert evidence.doubtful == 1
+    assert weigh(free, None, free, ("go in now", "go in now"), -0.5).weakest == 0
+
+
 def test_evidence_is_bounded() -> None:
     evidence = weigh(hypothesis(-1e30), hypothesis(-1), hypothesis(-1, 0), ("stop", ""), -1e30)
     assert all(abs(value) <= FAR for value in astuple(evidence))

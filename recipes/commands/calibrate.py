@@ -43,12 +43,9 @@ READ = ("common_voice", "kathleen", "ljspeech", "speechocean762")
 READ_SETS = (12, 50, 50, 150, 150, 300)  # sentences of a command file made of what was read
 STRANGERS = (*TRIALS.values(), READY / "home.yaml", READY / "computer.yaml", READY / "letters.yaml")
 N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE, N_READ = 400, 30, 4, 120, 150
-N_SLOTS, N_VALUES, MISSING = (
-    2,
-    6,
-    0.35,
-)  # of a template; other values of a slot; share of templates without what was said
-REFUSED = 0.04  # share of the right answers that may be refused
+N_SLOTS, N_VALUES = 2, 6  # of a template; other values of a slot
+MISSING, OPTIONAL = 0.35, 0.5  # share of templates without what was said; share of slots that need not be filled
+REFUSED, ENOUGH = 0.04, 0.4  # share of the right answers that may be refused; confidence that is always enough
 UNHEARD = 0.01  # share of them that may be taken for no speech
 Values = npt.NDArray[np.float64]
 
@@ -68,6 +65,7 @@ def templates(sentences: Sequence[str], words: Sequence[str], draw: np.random.Ge
     """Make a command file of sentences: up to two words of each are slots, with some of `words` as their other values.
 
     A third of the templates lack one of the words that were said, so that what is said is very nearly a command.
+    Half of the slots can be left out.
     """
     intents, lists = dict[str, list[str]](), dict[str, dict[str, list[str]]]()
     for i, sentence in enumerate(sentences):
@@ -79,7 +77,8 @@ def templates(sentences: Sequence[str], words: Sequence[str], draw: np.random.Ge
             if is_missing and number == 0:
                 values.remove(said[place])
             name = f"slot_{i}_{number}"
-            template[place], lists[name] = f"{{{name}}}", {"values": sorted(values)}
+            lists[name] = {"values": sorted(values)}
+            template[place] = f"[{{{name}}}]" if draw.random() < OPTIONAL else f"{{{name}}}"
         intents[f"sentence_{i}"] = [" ".join(template)]
     return str(yaml.safe_dump({"intents": intents, "lists": lists}))
 
@@ -177,12 +176,13 @@ def fit(chosen: Sequence[Sample], part: str) -> tuple[Head, Values, Values]:
 def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibration:
     """Set the thresholds, low enough to spare most of the right answers.
 
-    Between an answer and none one half is enough; where nobody spoke, nothing must happen.
+    Who has a command set mostly says commands, more often than half of the time as here, so less than one half is
+    enough; where nobody spoke, nothing must happen.
     """
     judged = [(calibration.judge(Evidence(*one.evidence)), one.is_right) for one in samples]
     confidences = [one.confidence for one, is_right in judged if is_right]
     speech = [one.speech for one, is_right in judged if is_right]
-    least = min(0.5, float(np.quantile(confidences, REFUSED)))
+    least = min(ENOUGH, float(np.quantile(confidences, REFUSED)))
     return replace(calibration, min_speech=float(np.quantile(speech, UNHEARD)), min_confidence=least)
 
 
