@@ -61,6 +61,10 @@ class Memory:
     lengths_B: Ints
     cache: Any  # a Cache of the recogniser that heard it
 
+    def ctc_log_probs(self, row: int) -> Floats:
+        """Return `ctc_log_probs_MV` of the real positions of one utterance."""
+        return self.ctc_log_probs_BMV[row, : self.lengths_B[row]]
+
     @classmethod
     def join(cls, parts: Sequence[tuple[Memory, Ints]]) -> Memory:
         """Return chosen utterances of several batches as one batch."""

@@ -30,6 +30,7 @@ from speechformer.alignment import (
     align,
     confidence,
     seconds,
+    spoken,
     whole_span,
     word_bounds,
     word_groups,
@@ -64,9 +65,11 @@ MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do not fit a processor's caches
 GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was heard is kept until they are written
 FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  # the best on dev speech
-BESIDE_COMMANDS = DecodingConfig()  # that search only has to say how well anything else would fit
+BESIDE_COMMANDS = DecodingConfig(ctc_weight=0.5)  # that search only has to say how well anything else would fit
 COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
-COMMAND_REWARD = 2.0  # nats a token inside a command set, where what is heard badly can be optional
+COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard badly can be optional
+BEFORE_S, AFTER_S, PAUSE_S = 0.4, 0.5, 1.5  # left on around speech; without a word, within it
+WAITED_S = 2.0  # of noise around speech is left off
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
@@ -298,16 +301,15 @@ class Transcriber:
         audible = [i for i, piece_N in enumerate(pieces) if np.abs(piece_N).max(initial=0.0) >= SILENCE]
         extracted = {i: self.extract(pieces[i]) for i in audible}
         features = {i: features_TC for i, features_TC in extracted.items() if len(features_TC)}
-        seconds_of = {i: len(features_TC) / FRAMES_PER_S for i, features_TC in features.items()}
         memories: list[Memory] = []
-        places: dict[int, tuple[int, int]] = {}
-        n_tokens: dict[int, int] = {}
-        for batch in _batches(sorted(features, key=lambda i: seconds_of[i]), seconds_of, self.batch_size):
-            memory = self.recogniser.listen(*collate([features[i] for i in batch]))
-            written = ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)
-            places |= {i: (len(memories), row) for row, i in enumerate(batch)}
-            n_tokens |= {i: len(tokens) for i, tokens in zip(batch, written, strict=True)}
-            memories.append(memory)
+        places = self._listen(features, memories)
+        spoken_in = {i: self._spoken_in(pieces[i], memories[n].ctc_log_probs(row)) for i, (n, row) in places.items()}
+        shorter = {i: self.extract(part_N) for i, (_, part_N) in spoken_in.items() if len(part_N) < len(pieces[i])}
+        places |= self._listen(shorter, memories)
+        features |= shorter
+        seconds_of = {i: len(features_TC) / FRAMES_PER_S for i, features_TC in features.items()}
+        written = [ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B) for memory in memories]
+        n_tokens = {i: len(written[number][row]) for i, (number, row) in places.items()}
         # The decoder takes as many steps as the longest text of a batch: texts of about a length go together.
         order = sorted(features, key=lambda i: (n_tokens[i], seconds_of[i]))
         for batch in _batches(order, seconds_of, self.batch_size):
@@ -317,8 +319,31 @@ class Transcriber:
                 for number, rows in groupby((places[i] for i in chosen), key=itemgetter(0))
             ]
             for i, one in zip(chosen, self._decode(Memory.join(parts)), strict=True):
-                heard[i] = one
+                heard[i] = one.later(spoken_in[i][0] / SAMPLE_RATE_HZ)
         return heard
+
+    def _listen(self, features: Mapping[int, Array], memories: list[Memory]) -> dict[int, tuple[int, int]]:
+        """Encode pieces in batches of similar length, added to `memories`: which one and row each piece is in."""
+        places = dict[int, tuple[int, int]]()
+        seconds_of = {i: len(features_TC) / FRAMES_PER_S for i, features_TC in features.items()}
+        for batch in _batches(sorted(features, key=lambda i: seconds_of[i]), seconds_of, self.batch_size):
+            places |= {i: (len(memories), row) for row, i in enumerate(batch)}
+            memories.append(self.recogniser.listen(*collate([features[i] for i in batch])))
+        return places
+
+    def _spoken_in(self, piece_N: Waveform, log_probs_MV: Floats) -> tuple[int, Waveform]:
+        """Return where a piece begins to be worth hearing again, and that part of it: all, where that is most of it.
+
+        In noise only the network can tell where somebody speaks; and seconds of noise around take from speech what
+        the features are normalised by.
+        """
+        position_s = self.settings.shape.stride_frames / FRAMES_PER_S
+        first, last = (position_s * place for place in spoken(log_probs_MV, round(PAUSE_S / position_s)))
+        begin = max(0, round((first - BEFORE_S) * SAMPLE_RATE_HZ))
+        part_N = piece_N[begin : round((last + AFTER_S) * SAMPLE_RATE_HZ)]
+        if last == 0 or len(piece_N) - len(part_N) < WAITED_S * SAMPLE_RATE_HZ:
+            return 0, piece_N
+        return begin, part_N
 
     def _decode(self, memory: Memory) -> list[Heard]:
         tasks = [Task(self.decoding, spelling=self.spelling)]
@@ -334,10 +359,7 @@ class Transcriber:
         free, *others = search_together(self.recogniser, memory, tasks)
         texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
         found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
-        heard_BMV = [
-            log_probs_MV[:length]
-            for log_probs_MV, length in zip(memory.ctc_log_probs_BMV, memory.lengths_B, strict=True)
-        ]
+        heard_BMV = [memory.ctc_log_probs(row) for row in range(len(memory.lengths_B))]
         if others:
             found = [
                 self._command(hypotheses, one[0], text, float(log_probs_MV[:, BLANK].mean()))

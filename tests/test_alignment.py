@@ -21,11 +21,13 @@ from speechformer.alignment import (
     align,
     confidence,
     seconds,
+    spoken,
     word_bounds,
     word_groups,
 )
 from speechformer.audio import SAMPLE_RATE_HZ, load_audio
 from speechformer.shape import ModelConfig
+from speechformer.tokenizer import PAD
 
 # How much of each head's look falls on each position, for the two tokens of a word.
 LOOKS_LHM = np.array([
@@ -150,3 +152,25 @@ def test_times_that_cross_attention_does_not_confirm_are_doubtful(monkeypatch: p
     moved = transcriber.transcribe(path).segments[0].words
     assert [(word.text, word.start_s) for word in moved] == [(word.text, word.start_s) for word in words]
     assert all(word.doubtful for word in moved[:-1])
+
+
+def heard(*places: int, n: int = 100) -> npt.NDArray[np.float32]:
+    """CTC log probabilities of one token at these positions and of a blank elsewhere."""
+    log_probs_MV = np.full((n, 6), math.log(0.02), np.float32)
+    log_probs_MV[:, PAD] = math.log(0.9)
+    log_probs_MV[list(places), PAD], log_probs_MV[list(places), 4] = math.log(0.02), math.log(0.9)
+    return log_probs_MV
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ((), (0, 0)),
+        ((7,), (7, 8)),
+        ((20, 23, 26, 30), (20, 31)),
+        ((20, 25, 30, 60, 64), (20, 65)),  # a pause, and two more words
+        ((3, *range(40, 60, 2), 90), (40, 59)),  # a cup before and after
+    ],
+)
+def test_speech_is_where_the_ctc_head_hears_more_than_a_cup(places: tuple[int, ...], expected: tuple[int, int]) -> None:
+    assert spoken(heard(*places), gap=10) == expected

@@ -7,6 +7,7 @@ import pytest
 
 from speechformer import Transcriber
 from speechformer.audio import load_audio
+from speechformer.decoding import Floats, Ints, Memory
 from speechformer.model_folder import find_model
 
 ASSETS = sorted((Path(__file__).parents[1] / "assets").glob("*.wav"))
@@ -49,6 +50,27 @@ def test_waiting_before_and_after_changes_nothing_but_the_times(path: Path) -> N
     assert waited.duration_s == pytest.approx(heard.duration_s + 5)
     for one, later in zip(heard.segments[0].words, waited.segments[0].words, strict=True):
         assert (later.start_s, later.end_s) == pytest.approx((one.start_s + 3, one.end_s + 3), abs=0.2)
+
+
+@pytest.mark.parametrize("path", ASSETS[:3], ids=lambda path: path.stem)
+def test_seconds_of_noise_around_speech_are_not_heard(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample_N = load_audio(path)
+    noise_N = np.random.default_rng(0).standard_normal(len(sample_N) + 9 * 16_000).astype(np.float32)
+    noisy_N = np.pad(sample_N, (5 * 16_000, 4 * 16_000)) + 0.2 * sample_N.std() * noise_N
+    transcriber = Transcriber.from_pretrained(word_times=True)
+    listen, positions = transcriber.recogniser.listen, list[int]()
+
+    def listening(features_BTC: Floats, frames_B: Ints) -> Memory:
+        memory = listen(features_BTC, frames_B)
+        positions.extend(memory.lengths_B.tolist())
+        return memory
+
+    monkeypatch.setattr(transcriber.recogniser, "listen", listening)
+    heard = transcriber.transcribe((16_000, noisy_N))
+    assert heard.text == path.stem.replace("-", " ")
+    assert len(positions) == 2
+    assert positions[1] < positions[0] - 2 * 25
+    assert all(4.5 < word.start_s < word.end_s < 5.5 + len(sample_N) / 16_000 for word in heard.segments[0].words)
 
 
 def test_there_are_samples() -> None:
