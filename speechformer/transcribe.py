@@ -68,7 +68,7 @@ FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  
 BESIDE_COMMANDS = DecodingConfig(ctc_weight=0.5)  # that search only has to say how well anything else would fit
 COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
 COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard badly can be optional
-BEFORE_S, AFTER_S, PAUSE_S = 0.4, 0.5, 1.5  # left on around speech; without a word, within it
+MARGIN_S, PAUSE_S = 0.8, 1.5  # left on around speech; without a word, within it
 WAITED_S = 2.0  # of noise around speech is left off
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
@@ -339,8 +339,8 @@ class Transcriber:
         """
         position_s = self.settings.shape.stride_frames / FRAMES_PER_S
         first, last = (position_s * place for place in spoken(log_probs_MV, round(PAUSE_S / position_s)))
-        begin = max(0, round((first - BEFORE_S) * SAMPLE_RATE_HZ))
-        part_N = piece_N[begin : round((last + AFTER_S) * SAMPLE_RATE_HZ)]
+        begin = max(0, round((first - MARGIN_S) * SAMPLE_RATE_HZ))
+        part_N = piece_N[begin : round((last + MARGIN_S) * SAMPLE_RATE_HZ)]
         if last == 0 or len(piece_N) - len(part_N) < WAITED_S * SAMPLE_RATE_HZ:
             return 0, piece_N
         return begin, part_N
