@@ -18,7 +18,7 @@ from speechformer.tokenizer import PAD as BLANK
 
 AROUND_S = 0.2  # how far from a word's span its cross-attention may look and still agree
 LEAD, TAIL = 1, 5  # positions of a word before its first piece is written, and after its last
-HEARD, SHORT = 0.2, 0.15  # a blank's probability under which something is heard; a stretch's share of the longest
+HEARD = 0.2  # a blank's probability under which something is heard
 DOUBTFUL = 0.5  # the agreement under which a word's times are doubtful
 
 
@@ -30,17 +30,17 @@ class Span:
     end: int
 
 
-def spoken(log_probs_MV: Floats, gap: int) -> tuple[int, int]:
+def spoken(log_probs_MV: Floats, gap: int, short: float = 0.0) -> tuple[int, int]:
     """Return the positions from the first up to but not including the end of what the CTC head hears, or 0, 0.
 
-    It hears something where a blank is improbable. Such places no more than `gap` apart are one stretch, and short
-    stretches beside a long one are not speech: a word of somebody else's, or a cup.
+    It hears something where a blank is improbable. Such places no more than `gap` apart are one stretch; stretches
+    that have less than the share `short` of the places of the longest are taken for no speech.
     """
     places = np.flatnonzero(log_probs_MV[:, BLANK] < math.log(HEARD))
     if not len(places):
         return 0, 0
     stretches = np.split(places, np.flatnonzero(np.diff(places) > gap) + 1)
-    least = SHORT * max(map(len, stretches))
+    least = short * max(map(len, stretches))
     kept = [stretch for stretch in stretches if len(stretch) >= least]
     return int(kept[0][0]), int(kept[-1][-1]) + 1
 

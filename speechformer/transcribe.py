@@ -70,6 +70,7 @@ COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
 COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard badly can be optional
 MARGIN_S, PAUSE_S = 0.8, 1.5  # left on around speech; without a word, within it
 WAITED_S = 2.0  # of noise around speech is left off
+SHORT = 0.15  # of a command's length: what is shorter, a pause before or after it, is a cup or somebody else
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
@@ -338,7 +339,8 @@ class Transcriber:
         the features are normalised by.
         """
         position_s = self.settings.shape.stride_frames / FRAMES_PER_S
-        first, last = (position_s * place for place in spoken(log_probs_MV, round(PAUSE_S / position_s)))
+        places = spoken(log_probs_MV, round(PAUSE_S / position_s), SHORT if self.commands else 0.0)
+        first, last = (position_s * place for place in places)
         begin = max(0, round((first - MARGIN_S) * SAMPLE_RATE_HZ))
         part_N = piece_N[begin : round((last + MARGIN_S) * SAMPLE_RATE_HZ)]
         if last == 0 or len(piece_N) - len(part_N) < WAITED_S * SAMPLE_RATE_HZ:

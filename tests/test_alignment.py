@@ -163,14 +163,17 @@ def heard(*places: int, n: int = 100) -> npt.NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(
-    ("places", "expected"),
+    ("places", "short", "expected"),
     [
-        ((), (0, 0)),
-        ((7,), (7, 8)),
-        ((20, 23, 26, 30), (20, 31)),
-        ((20, 25, 30, 60, 64), (20, 65)),  # a pause, and two more words
-        ((3, *range(40, 60, 2), 90), (40, 59)),  # a cup before and after
+        ((), 0.15, (0, 0)),
+        ((7,), 0.15, (7, 8)),
+        ((20, 23, 26, 30), 0.15, (20, 31)),
+        ((20, 25, 30, 60, 64), 0.15, (20, 65)),  # a pause, and two more words
+        ((3, *range(40, 60, 2), 90), 0.15, (40, 59)),  # a cup before and after
+        ((3, *range(40, 60, 2), 90), 0.0, (3, 91)),  # or two words
     ],
 )
-def test_speech_is_where_the_ctc_head_hears_more_than_a_cup(places: tuple[int, ...], expected: tuple[int, int]) -> None:
-    assert spoken(heard(*places), gap=10) == expected
+def test_speech_is_from_the_first_to_the_last_that_the_ctc_head_hears_but_for_what_is_short(
+    places: tuple[int, ...], short: float, expected: tuple[int, int]
+) -> None:
+    assert spoken(heard(*places), gap=10, short=short) == expected
