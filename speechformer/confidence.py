@@ -20,7 +20,7 @@ from speechformer.transcript import Status
 LIKELY = 0.5  # a command for all that is known, though which one is not: worth asking back
 FAR = 20.0  # log probabilities further apart than this are equally far apart
 WEAK = 10.0  # and those of single tokens
-DOUBTFUL = -2.0  # log probability under which a token may be another
+IMPROBABLE = -2.0  # log probability under which a token may be another
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def weigh(
         empty=float(not free.tokens),
         length=math.log(n_best),
         weakest=_near(_weakest(best) - _weakest(free), WEAK),
-        doubtful=float(sum(share < DOUBTFUL for share in best.token_log_probabilities)),
+        doubtful=float(sum(share < IMPROBABLE for share in best.token_log_probabilities)),
     )
 
 
