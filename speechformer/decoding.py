@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -180,6 +180,32 @@ class Spelling(Protocol):
         """Return `unknown_V`, True where a next token makes an unknown word of the last one; None: nowhere."""
 
 
+class OneOf:
+    """A constraint: one of some texts, and nothing else. States are the nodes of their trie."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], vocab_size: int) -> None:
+        self.nodes: list[dict[int, int]] = [{}]
+        for text in texts:
+            state = 0
+            for token in text:
+                state = self.nodes[state].setdefault(token, len(self.nodes))
+                if state == len(self.nodes):
+                    self.nodes.append({})
+            self.nodes[state][EOS] = state
+        self.allowed_SV = np.zeros((len(self.nodes), vocab_size), np.bool_)
+        for allowed_V, node in zip(self.allowed_SV, self.nodes, strict=True):
+            allowed_V[list(node)] = True
+
+    def allowed(self, state: int) -> Bools:
+        """Return `allowed_V`, True where a token may come next; EOS where a text ends."""
+        allowed_V: Bools = self.allowed_SV[state]
+        return allowed_V
+
+    def next(self, state: int, token: int) -> int:
+        """Return the state after a token."""
+        return self.nodes[state][token]
+
+
 class CtcPrefix:
     """Log probability, by the CTC head, of every sentence that begins with a hypothesis and a next token.
 
@@ -315,6 +341,36 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Beam search in what was heard, all utterances and hypotheses in one grid."""
     return search_together(recogniser, memory, [Task(config, constraint)])[0]
+
+
+def hear_again(
+    recogniser: Recogniser, memory: Memory, config: DecodingConfig, hypotheses: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """Weigh hypotheses once more in each row of `memory`, other views of the same sound, such as other speeds.
+
+    Each comes back with the mean of the log probabilities that all hearings give it, the first one among them; best
+    first. What one of them has no room for is left out.
+    """
+    texts = [one.tokens for one in hypotheses]
+    config = replace(config, beam=len(texts), n_best=len(texts), ctc_slack=None, beam_threshold=None)
+    constraint = OneOf(texts, memory.ctc_log_probs_BMV.shape[-1])
+    views = [{one.tokens: one for one in found} for found in search(recogniser, memory, config, constraint)]
+    heard = [
+        _mean([one, *(view[one.tokens] for view in views)])
+        for one in hypotheses
+        if all(one.tokens in view for view in views)
+    ]
+    return sorted(heard, key=lambda one: -one.score)
+
+
+def _mean(hearings: Sequence[Hypothesis]) -> Hypothesis:
+    shares_NL = np.array([one.token_log_probabilities for one in hearings])
+    heads_N2 = np.array([(one.attention, one.ctc) for one in hearings])
+    attention, ctc = heads_N2.mean(0).tolist()
+    shares = tuple(shares_NL.mean(0).tolist())
+    return hearings[0]._replace(
+        log_probability=sum(shares), token_log_probabilities=shares, attention=attention, ctc=ctc
+    )
 
 
 def search_together(recogniser: Recogniser, memory: Memory, tasks: Sequence[Task]) -> list[list[list[Hypothesis]]]:

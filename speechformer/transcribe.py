@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union, get_args
 
 import numpy as np
+import soxr
 
 from speechformer.alignment import (
     AROUND_S,
@@ -46,6 +47,7 @@ from speechformer.decoding import (
     Task,
     cross_looks,
     ctc_greedy,
+    hear_again,
     search_together,
 )
 from speechformer.errors import AudioError, ConfigError
@@ -71,6 +73,7 @@ COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard b
 MARGIN_S, PAUSE_S = 0.8, 1.5  # left on around speech; without a word, within it
 WAITED_S = 2.0  # of noise around speech is left off
 SHORT = 0.15  # of a command's length: what is shorter, a pause before or after it, is a cup or somebody else
+DOUBT, SPEEDS = 2.0, (0.9, 1.1)  # two answers so many nats apart are weighed at other speeds, too
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
@@ -319,7 +322,8 @@ class Transcriber:
                 (memories[number], np.array([row for _, row in rows]))
                 for number, rows in groupby((places[i] for i in chosen), key=itemgetter(0))
             ]
-            for i, one in zip(chosen, self._decode(Memory.join(parts)), strict=True):
+            cut = [spoken_in[i][1] for i in chosen]
+            for i, one in zip(chosen, self._decode(Memory.join(parts), cut), strict=True):
                 heard[i] = one.later(spoken_in[i][0] / SAMPLE_RATE_HZ)
         return heard
 
@@ -347,25 +351,26 @@ class Transcriber:
             return 0, piece_N
         return begin, part_N
 
-    def _decode(self, memory: Memory) -> list[Heard]:
+    def _decode(self, memory: Memory, pieces: Sequence[Waveform]) -> list[Heard]:
         tasks = [Task(self.decoding, spelling=self.spelling)]
+        inside = replace(
+            self.decoding,
+            beam=max(COMMAND_BEAM, self.decoding.beam),
+            n_best=N_BEST,
+            token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
+            beam_threshold=COMMAND_THRESHOLD,
+        )
         if self.commands is not None:
-            config = replace(
-                self.decoding,
-                beam=max(COMMAND_BEAM, self.decoding.beam),
-                n_best=N_BEST,
-                token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
-                beam_threshold=COMMAND_THRESHOLD,
-            )
-            tasks.append(Task(config, self.commands))
+            tasks.append(Task(inside, self.commands))
         free, *others = search_together(self.recogniser, memory, tasks)
         texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
         found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
         heard_BMV = [memory.ctc_log_probs(row) for row in range(len(memory.lengths_B))]
         if others:
+            sure = [self._heard_again(one, inside, piece_N) for one, piece_N in zip(*others, pieces, strict=True)]
             found = [
                 self._command(hypotheses, one[0], text, float(log_probs_MV[:, BLANK].mean()))
-                for hypotheses, one, text, log_probs_MV in zip(*others, free, texts, heard_BMV, strict=True)
+                for hypotheses, one, text, log_probs_MV in zip(sure, free, texts, heard_BMV, strict=True)
             ]
         if not self.word_times:
             return found
@@ -375,6 +380,16 @@ class Transcriber:
             replace(one, words=self._words(one, log_probs_MV, looks_LHM))
             for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
         ]
+
+    def _heard_again(
+        self, inside: Sequence[Hypothesis], config: DecodingConfig, piece_N: Waveform
+    ) -> Sequence[Hypothesis]:
+        """Return hypotheses of a command set, heard at other speeds too where two answers are nearly as likely."""
+        meanings = self._meanings(inside)
+        if len(meanings) < 2 or meanings[0][0].score - meanings[1][0].score > DOUBT:
+            return inside
+        views = [self.extract(soxr.resample(piece_N, speed, 1.0)) for speed in SPEEDS]
+        return hear_again(self.recogniser, self.recogniser.listen(*collate(views)), config, inside) or inside
 
     def _words(self, heard: Heard, log_probs_MV: Floats, looks_LHM: Floats) -> tuple[Word, ...]:
         """Say when the words of a text were said."""

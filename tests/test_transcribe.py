@@ -133,6 +133,42 @@ def test_inside_a_command_set_there_is_a_command_of_it_or_a_refusal(
     assert one.command.status == "no_speech"
 
 
+class Remembering(TorchRecogniser):
+    """A recogniser that remembers how many frames of how many pieces it heard at once."""
+
+    heard: list[list[int]]
+
+    def listen(self, features_BTC: Floats, frames_B: Ints) -> Memory:
+        self.heard.append(frames_B.tolist())
+        return super().listen(features_BTC, frames_B)
+
+
+def test_two_answers_that_are_nearly_as_likely_are_weighed_at_other_speeds(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Remembering(checkpoint.model)
+    grammar = Grammar.parse("go\nstop now\nleft", is_yaml=False)
+    chosen = Transcriber.from_checkpoint(checkpoint, commands=grammar, precision="fp32")
+    chosen.recogniser = network
+    monkeypatch.setattr("speechformer.transcribe.COMMAND_THRESHOLD", 1e9)  # an untrained network is sure of nonsense
+    answers = {}
+    for doubt in (-1.0, 1e9):
+        monkeypatch.setattr("speechformer.transcribe.DOUBT", doubt)
+        network.heard = []
+        command = chosen.transcribe((SAMPLE_RATE_HZ, np.tile(spoken("left"), 3))).command
+        assert command is not None
+        answers[doubt] = command.alternatives, network.heard
+    (_, once), (alternatives, again) = answers[-1.0], answers[1e9]
+    (first,), views = once[0], again[1]
+    assert (len(once), again[0]) == (1, once[0])
+    assert views == pytest.approx([first / 0.9, first / 1.1], abs=3)  # edges are not stretched
+    assert {one.text for one in alternatives} == {"go", "stop now", "left"}
+    # With one command there is nothing to weigh.
+    network.heard = []
+    chosen.with_commands(Grammar.parse("go", is_yaml=False)).transcribe((SAMPLE_RATE_HZ, np.tile(spoken("left"), 3)))
+    assert len(network.heard) == 1
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_command_is_the_same_alone_and_among_others(checkpoint: Checkpoint, precision: Precision) -> None:
     grammar = Grammar.parse("go\nstop now\nleft", is_yaml=False)
