@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -180,32 +180,6 @@ class Spelling(Protocol):
         """Return `unknown_V`, True where a next token makes an unknown word of the last one; None: nowhere."""
 
 
-class OneOf:
-    """A constraint: one of some texts, and nothing else. States are the nodes of their trie."""
-
-    def __init__(self, texts: Sequence[Sequence[int]], vocab_size: int) -> None:
-        self.nodes: list[dict[int, int]] = [{}]
-        for text in texts:
-            state = 0
-            for token in text:
-                state = self.nodes[state].setdefault(token, len(self.nodes))
-                if state == len(self.nodes):
-                    self.nodes.append({})
-            self.nodes[state][EOS] = state
-        self.allowed_SV = np.zeros((len(self.nodes), vocab_size), np.bool_)
-        for allowed_V, node in zip(self.allowed_SV, self.nodes, strict=True):
-            allowed_V[list(node)] = True
-
-    def allowed(self, state: int) -> Bools:
-        """Return `allowed_V`, True where a token may come next; EOS where a text ends."""
-        allowed_V: Bools = self.allowed_SV[state]
-        return allowed_V
-
-    def next(self, state: int, token: int) -> int:
-        """Return the state after a token."""
-        return self.nodes[state][token]
-
-
 class CtcPrefix:
     """Log probability, by the CTC head, of every sentence that begins with a hypothesis and a next token.
 
@@ -343,27 +317,52 @@ def search(
     return search_together(recogniser, memory, [Task(config, constraint)])[0]
 
 
-def hear_again(
-    recogniser: Recogniser, memory: Memory, config: DecodingConfig, hypotheses: Sequence[Hypothesis]
-) -> list[Hypothesis]:
-    """Weigh hypotheses once more in each row of `memory`, other views of the same sound, such as other speeds.
+def score_texts(
+    recogniser: Recogniser, memory: Memory, config: DecodingConfig, texts: Sequence[Sequence[tuple[int, ...]]]
+) -> list[dict[tuple[int, ...], Hypothesis]]:
+    """Return of each utterance's texts, at least one, the hypotheses that `search` would make of them.
 
-    Each comes back with the mean of the log probabilities that all hearings give it, the first one among them; best
-    first. What one of them has no room for is left out.
+    All tokens are read at once. What an utterance has no room for has no hypothesis.
     """
-    texts = [one.tokens for one in hypotheses]
-    config = replace(config, beam=len(texts), n_best=len(texts), ctc_slack=None, beam_threshold=None)
-    constraint = OneOf(texts, memory.ctc_log_probs_BMV.shape[-1])
-    views = [{one.tokens: one for one in found} for found in search(recogniser, memory, config, constraint)]
-    heard = [
-        _mean([one, *(view[one.tokens] for view in views)])
-        for one in hypotheses
-        if all(one.tokens in view for view in views)
-    ]
-    return sorted(heard, key=lambda one: -one.score)
+    n_texts, weight = max(map(len, texts)), config.ctc_weight
+    filled = [one for some in texts for one in (*some, *[some[0]] * (n_texts - len(some)))]
+    tokens_RL = lay_out([(*one, EOS) for one in filled])
+    rows = np.repeat(np.arange(len(texts)), n_texts)
+    log_probs_RLV, _ = recogniser.read(tokens_RL[:, :-1], memory.cache.select(rows))
+    next_RL1 = tokens_RL[:, 1:, None]
+    attention_RL = np.take_along_axis(log_probs_RLV, next_RL1, -1)[..., 0].cumsum(1, dtype=np.float64)
+    ctc_RL = np.zeros_like(attention_RL)
+    if weight:
+        prefixes = _ctc_prefixes(memory, next_RL1.reshape(len(texts), n_texts, -1))
+        ctc_RL = prefixes.reshape(attention_RL.shape)
+    scored: list[dict[tuple[int, ...], Hypothesis]] = [{} for _ in texts]
+    for row, text, attention_L, ctc_L in zip(rows.tolist(), filled, attention_RL, ctc_RL, strict=True):
+        end = len(text)
+        if ctc_L[end] > NEVER / 10 and end <= memory.lengths_B[row]:
+            joint_L = (1 - weight) * attention_L[: end + 1] + weight * ctc_L[: end + 1]
+            scored[row][text] = Hypothesis(
+                text, float(joint_L[end]), tuple(np.diff(joint_L, prepend=0.0).tolist()),
+                float(attention_L[end]), float(ctc_L[end]), config.token_reward * end,
+            )  # fmt: skip
+    return scored
 
 
-def _mean(hearings: Sequence[Hypothesis]) -> Hypothesis:
+def _ctc_prefixes(memory: Memory, next_AWL: Ints) -> Doubles:
+    """Return the log probability of every sentence that begins with so many tokens of a text, `prefixes_AWL`."""
+    n_utterances, n_texts, n_tokens = next_AWL.shape
+    state = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B, n_texts)
+    all_A, all_AW = np.arange(n_utterances), np.tile(np.arange(n_texts), (n_utterances, 1))
+    prefixes_AWL = np.empty(next_AWL.shape)
+    for place in range(n_tokens):
+        prefix_AWV, next_AW = state.extensions(), next_AWL[..., place]
+        prefix_AWV[..., EOS] = state.ending()
+        prefixes_AWL[..., place] = np.take_along_axis(prefix_AWV, next_AW[..., None], -1)[..., 0]
+        state = state.advance(all_A, all_AW, next_AW)
+    return prefixes_AWL
+
+
+def mean_hypothesis(hearings: Sequence[Hypothesis]) -> Hypothesis:
+    """Return a text's hypothesis with the mean of the log probabilities that several hearings of a sound give it."""
     shares_NL = np.array([one.token_log_probabilities for one in hearings])
     heads_N2 = np.array([(one.attention, one.ctc) for one in hearings])
     attention, ctc = heads_N2.mean(0).tolist()

@@ -54,7 +54,7 @@ class OnnxCache:
     def select(self, rows: Ints, utterances: Ints | None = None) -> OnnxCache:
         """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""
         past = self.past
-        if len(rows) != len(past[0]) or (rows != np.arange(len(rows))).any():
+        if past and (len(rows) != len(past[0]) or (rows != np.arange(len(rows))).any()):
             past = tuple(part[rows] for part in past)
         if utterances is None:
             return OnnxCache(past, self.cross, self.mask_BM)

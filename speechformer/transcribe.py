@@ -47,7 +47,8 @@ from speechformer.decoding import (
     Task,
     cross_looks,
     ctc_greedy,
-    hear_again,
+    mean_hypothesis,
+    score_texts,
     search_together,
 )
 from speechformer.errors import AudioError, ConfigError
@@ -367,10 +368,11 @@ class Transcriber:
         found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
         heard_BMV = [memory.ctc_log_probs(row) for row in range(len(memory.lengths_B))]
         if others:
-            sure = [self._heard_again(one, inside, piece_N) for one, piece_N in zip(*others, pieces, strict=True)]
+            (commands,) = others
+            self._weigh_again(commands, inside, pieces)
             found = [
                 self._command(hypotheses, one[0], text, float(log_probs_MV[:, BLANK].mean()))
-                for hypotheses, one, text, log_probs_MV in zip(sure, free, texts, heard_BMV, strict=True)
+                for hypotheses, one, text, log_probs_MV in zip(commands, free, texts, heard_BMV, strict=True)
             ]
         if not self.word_times:
             return found
@@ -381,15 +383,33 @@ class Transcriber:
             for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
         ]
 
-    def _heard_again(
-        self, inside: Sequence[Hypothesis], config: DecodingConfig, piece_N: Waveform
-    ) -> Sequence[Hypothesis]:
-        """Return hypotheses of a command set, heard at other speeds too where two answers are nearly as likely."""
-        meanings = self._meanings(inside)
-        if len(meanings) < 2 or meanings[0][0].score - meanings[1][0].score > DOUBT:
-            return inside
-        views = [self.extract(soxr.resample(piece_N, speed, 1.0)) for speed in SPEEDS]
-        return hear_again(self.recogniser, self.recogniser.listen(*collate(views)), config, inside) or inside
+    def _weigh_again(
+        self, commands: list[list[Hypothesis]], config: DecodingConfig, pieces: Sequence[Waveform]
+    ) -> None:
+        """Where two answers are nearly as likely, hear the piece at other speeds too, and put the hypotheses' mean."""
+        numbers = [number for number, hypotheses in enumerate(commands) if self._is_close(hypotheses)]
+        views = [(number, speed) for number in numbers for speed in SPEEDS]
+        features = {
+            i: self.extract(soxr.resample(pieces[number], speed, 1.0)) for i, (number, speed) in enumerate(views)
+        }
+        memories: list[Memory] = []
+        places = self._listen(features, memories)
+        hearings = {number: [{one.tokens: one for one in commands[number]}] for number in numbers}
+        for number, memory in enumerate(memories):
+            here = [views[i][0] for i, (where, _) in places.items() if where == number]
+            texts = [list(hearings[one][0]) for one in here]
+            for one, scored in zip(here, score_texts(self.recogniser, memory, config, texts), strict=True):
+                hearings[one].append(scored)
+        for number, heard in hearings.items():
+            means = [
+                mean_hypothesis([one[text] for one in heard]) for text in heard[0] if all(text in one for one in heard)
+            ]
+            commands[number] = sorted(means, key=lambda one: -one.score) or commands[number]
+
+    def _is_close(self, hypotheses: Sequence[Hypothesis]) -> bool:
+        """Say whether the two best meanings are nearly as likely."""
+        scores = [one.score for one, _ in self._meanings(hypotheses)[:2]]
+        return len(scores) == 2 and scores[0] - scores[1] < DOUBT
 
     def _words(self, heard: Heard, log_probs_MV: Floats, looks_LHM: Floats) -> tuple[Word, ...]:
         """Say when the words of a text were said."""

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +24,10 @@ from speechformer.decoding import (
     DecodingConfig,
     Hypothesis,
     Memory,
-    OneOf,
     Task,
     ctc_greedy,
-    hear_again,
+    mean_hypothesis,
+    score_texts,
     search,
     search_together,
 )
@@ -292,44 +291,35 @@ def test_searches_side_by_side_find_what_each_finds_alone(make_model: MakeModel,
 
 
 @weights
-def test_one_of_some_texts_is_found_with_the_score_it_has(make_model: MakeModel, weight: float) -> None:
-    texts = [(4,), (4, 5), (5, 4, 4), ()]
-    model, features_BTC = sharp_model(make_model), draw_features(9)
-    config = DecodingConfig(beam=9, n_best=9, ctc_weight=weight)
-    found = decode(model, features_BTC, torch.tensor([9]), config, OneOf(texts, 6))[0]
-    textbook = Textbook(model, features_BTC, weight)
-    expected = sorted(((text, textbook.score(text, ended=True)) for text in texts), key=lambda one: -one[1])
-    same_pairs(as_pairs(found), expected)
+def test_given_texts_have_the_scores_that_searches_find(make_model: MakeModel, weight: float) -> None:
+    model, frames = sharp_model(make_model), (9, 11, 5)
+    texts = [[(4,), (4, 5), (5, 4, 4), ()], [(5,)], [(), (4, 4)]]
+    features_BTC = torch.cat([functional.pad(draw_features(n, n), (0, 0, 0, 11 - n)) for n in frames])
+    recogniser = TorchRecogniser(model)
+    memory = recogniser.listen(features_BTC.numpy(), np.array(frames))
+    config = DecodingConfig(ctc_weight=weight, token_reward=0.7)
+    for n, some, found in zip(frames, texts, score_texts(recogniser, memory, config, texts), strict=True):
+        wide = DecodingConfig(beam=999, n_best=999, ctc_weight=weight, token_reward=0.7)
+        searched = {one.tokens: one for one in decode(model, draw_features(n, n), torch.tensor([n]), wide)[0]}
+        assert found.keys() == set(some)
+        for text, one in found.items():
+            assert one.tokens == text
+            assert np.hstack(one[1:]) == pytest.approx(np.hstack(searched[text][1:]), abs=1e-4)
+            assert one.score == pytest.approx(one.log_probability + 0.7 * len(text), abs=1e-9)
 
 
 @weights
-def test_heard_again_a_text_has_the_mean_of_what_all_views_give_it(make_model: MakeModel, weight: float) -> None:
-    model, frames, reward = sharp_model(make_model), (9, 11, 7), 0.7
-    views = [draw_features(n, n) for n in frames]
-    config = DecodingConfig(beam=4, n_best=4, ctc_weight=weight, token_reward=reward, beam_threshold=0.1)
-    first = decode(model, views[0], torch.tensor([9]), replace(config, beam=99, beam_threshold=None))[0]
-    features_BTC = torch.cat([functional.pad(one, (0, 0, 0, 11 - one.shape[1])) for one in views[1:]])
-    recogniser = TorchRecogniser(model)
-    again = hear_again(recogniser, recogniser.listen(features_BTC.numpy(), np.array(frames[1:])), config, first)
-    books = [Textbook(model, one, weight) for one in views]
-    room = min(book.n_positions for book in books)
-    texts = [one.tokens for one in first if len(one.tokens) <= room]
-    expected = {text: float(np.mean([book.score(text, ended=True) for book in books])) for text in texts}
-    order = sorted(expected.items(), key=lambda one: -(one[1] + reward * len(one[0])))
-    same_pairs(as_pairs(again), [pair for pair in order if pair[1] > -math.inf])
-    for one in again:
-        assert sum(one.token_log_probabilities) == pytest.approx(one.log_probability, abs=1e-4)
-        assert one.score == pytest.approx(one.log_probability + reward * len(one.tokens))
+def test_a_text_that_an_utterance_has_no_room_for_has_no_hypothesis(make_model: MakeModel, weight: float) -> None:
+    recogniser = TorchRecogniser(sharp_model(make_model))
+    memory = recogniser.listen(draw_features(3).numpy(), np.array([3]))
+    texts = [[(4,), (4, 5, 4, 5)]]  # two positions
+    assert score_texts(recogniser, memory, DecodingConfig(ctc_weight=weight), texts)[0].keys() == {(4,)}
 
 
-def test_what_a_view_has_no_room_for_is_left_out(make_model: MakeModel) -> None:
-    model = sharp_model(make_model)
-    recogniser = TorchRecogniser(model)
-    memory = recogniser.listen(draw_features(3).numpy(), np.array([3]))  # two positions
-    given = [Hypothesis((4,), -1.0, (-0.5, -0.5)), Hypothesis((4, 4, 4), -0.9, (-0.2, -0.2, -0.2, -0.3))]
-    config = DecodingConfig(ctc_weight=0.5)
-    assert [one.tokens for one in hear_again(recogniser, memory, config, given)] == [(4,)]
-    assert hear_again(recogniser, memory, config, given[1:]) == []
+def test_the_mean_of_hearings_is_of_all_their_log_probabilities() -> None:
+    one = Hypothesis((4, 5), -6.0, (-1.0, -2.0, -3.0), -8.0, -4.0, 1.4)
+    other = Hypothesis((4, 5), -3.0, (-1.0, -1.0, -1.0), -2.0, -4.0, 1.4)
+    assert mean_hypothesis([one, other]) == Hypothesis((4, 5), -4.5, (-1.0, -1.5, -2.0), -5.0, -4.0, 1.4)
 
 
 class Counting(TorchRecogniser):

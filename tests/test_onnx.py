@@ -15,7 +15,7 @@ import torch
 from speechformer import Transcriber
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.cli import main
-from speechformer.decoding import DecodingConfig, Memory, cross_looks, decode, search
+from speechformer.decoding import DecodingConfig, Memory, cross_looks, decode, score_texts, search
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig, extract
 from speechformer.frontend import Frontend
@@ -91,6 +91,19 @@ def test_utterances_of_several_batches_are_searched_as_one(checkpoint: Checkpoin
             assert [one.tokens for one in found] == [one.tokens for one in expected]
             scores = [one.log_probability for one in expected]
             assert [one.log_probability for one in found] == pytest.approx(scores, abs=1e-4)
+
+
+def test_both_engines_score_given_texts_alike(checkpoint: Checkpoint, folder: Path) -> None:
+    frames, texts = (96, 40), [[(4, 5), (6,), ()], [(7, 4)]]
+    features_BTC = np.random.default_rng(2).standard_normal((2, 96, 40), dtype=np.float32)
+    by_torch, by_onnx = (
+        score_texts(recogniser, recogniser.listen(features_BTC, np.array(frames)), DecodingConfig(), texts)
+        for recogniser in (TorchRecogniser(checkpoint.model), OnnxRecogniser(folder, checkpoint.model.config))
+    )
+    for found, expected, some in zip(by_onnx, by_torch, texts, strict=True):
+        assert list(found) == list(expected) == some
+        for one, other in zip(found.values(), expected.values(), strict=True):
+            assert np.hstack(one[1:]) == pytest.approx(np.hstack(other[1:]), abs=1e-3)
 
 
 def test_both_engines_look_at_the_same_sound(checkpoint: Checkpoint, folder: Path) -> None:
