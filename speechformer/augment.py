@@ -14,6 +14,7 @@ from functools import cache, cached_property
 import librosa
 import numpy as np
 import numpy.typing as npt
+import scipy.ndimage
 import scipy.signal
 import torch
 import torchaudio
@@ -22,6 +23,7 @@ from speechformer.audio import SAMPLE_RATE_HZ, Codec, Waveform, compress_lossily
 from speechformer.features import HOP
 
 Array = npt.NDArray[np.float32]
+GATE_N = SAMPLE_RATE_HZ // 50  # how fast a noise gate opens and closes
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class AugmentConfig:
     utterance. `tempos` and `wait`, which is the share of batches with silence of `wait_s` on either side of every
     utterance, are drawn for a whole batch: its utterances stay about as long as each other. `babble` is the share of
     the noises that is made of so many voices of others, `tilt` the share whose spectrum is tilted: what is heard later
-    is none of these few recordings. `codec_level` is how hard MP3 or Opus compress (see `compress_lossily`).
+    is none of these few recordings. `gate` turns down by `gate_depth_db` what lies more than `gate_db` under the
+    loudest. `codec_level` is how hard MP3 or Opus compress (see `compress_lossily`).
     """
 
     speeds: tuple[float, ...] = (0.85, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.15)
@@ -52,6 +55,9 @@ class AugmentConfig:
     babble: float = 0.1
     babble_voices: tuple[int, int] = (3, 8)
     tilt: float = 0.0
+    gate: float = 0.0
+    gate_db: tuple[float, float] = (16.0, 35.0)
+    gate_depth_db: tuple[float, float] = (10.0, 50.0)
     clip: float = 0.03
     mu_law: float = 0.03
     codec: float = 0.0
@@ -154,6 +160,17 @@ def tilt(waveform_N: Waveform, coefficient: float) -> Waveform:
     return tilted_N
 
 
+def close_gate(waveform_N: Waveform, threshold_db: float, depth_db: float) -> Waveform:
+    """Turn down by `depth_db` what lies further than a threshold under the loudest 20 ms, as noise gates do.
+
+    Browsers and headsets have such gates, and soft consonants suffer.
+    """
+    power_N = scipy.ndimage.uniform_filter1d(waveform_N**2, GATE_N)
+    is_open_N = power_N >= power_N.max(initial=0.0) * 10 ** (-threshold_db / 10)
+    gain_N = np.where(is_open_N, np.float32(1.0), np.float32(10 ** (-depth_db / 20)))
+    return np.asarray(waveform_N * scipy.ndimage.uniform_filter1d(gain_N, GATE_N), np.float32)
+
+
 def clip_peaks(waveform_N: Waveform, share: float) -> Waveform:
     """Cut off what is louder than a share of the peak, as an overdriven microphone does."""
     limit = share * float(np.abs(waveform_N).max(initial=0.0))
@@ -209,9 +226,9 @@ def _pad(waveform_N: Waveform, before_after_s: npt.NDArray[np.float64]) -> Wavef
 
 
 def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds, draw: np.random.Generator) -> Waveform:
-    """Draw and apply, in this order, what lies between speaker and file: room, band, noise, clipping, codec, gain.
+    """Draw and apply, in this order, what lies between speaker and file.
 
-    What is said when stays, sample by sample.
+    Room, band, noise, gate, clipping, codec, gain. What is said when stays, sample by sample.
     """
     if not len(waveform_N):
         return waveform_N
@@ -228,6 +245,8 @@ def augment_channel(waveform_N: Waveform, config: AugmentConfig, sounds: Sounds,
         if config.tilt and draw.random() < config.tilt:
             noise_N = tilt(noise_N, draw.uniform(-0.95, 0.95))
         waveform_N = add_noise(waveform_N, noise_N, draw.uniform(*config.snr_db))
+    if config.gate and draw.random() < config.gate:  # else older settings draw what they drew
+        waveform_N = close_gate(waveform_N, draw.uniform(*config.gate_db), draw.uniform(*config.gate_depth_db))
     if draw.random() < config.clip:
         waveform_N = clip_peaks(waveform_N, draw.uniform(0.2, 0.8))
     if draw.random() < config.mu_law:

@@ -18,6 +18,7 @@ from speechformer.augment import (
     augment_speech,
     change_speed,
     clip_peaks,
+    close_gate,
     compress_mu_law,
     crop,
     draw_hop,
@@ -235,6 +236,17 @@ def test_a_noise_is_drawn_as_often_as_it_is_long() -> None:
     draw = np.random.default_rng(0)
     drawn = [round(float(sounds.draw_noise(50, draw)[0]) * 32768) for _ in range(2000)]
     assert {value: drawn.count(value) / 2000 for value in lengths} == pytest.approx({1: 0.3, 2: 0.1, 3: 0.6}, abs=0.04)
+
+
+def test_a_gate_turns_down_what_is_soft_and_nothing_else() -> None:
+    second = RATE_HZ
+    tone_N = np.sin(np.arange(3 * second) * 0.3).astype(np.float32)
+    level_N = np.repeat(np.float32([0.5, 0.02, 0.2]), second)  # 28 and 8 dB under the loudest
+    gated_N = close_gate(tone_N * level_N, 20.0, 30.0)
+    inside = [slice(start * second + 1_000, (start + 1) * second - 1_000) for start in range(3)]
+    ratios = [np.abs(gated_N[one]).max() / np.abs((tone_N * level_N)[one]).max() for one in inside]
+    assert ratios == pytest.approx([1.0, 10 ** (-30 / 20), 1.0], rel=1e-3)
+    assert np.array_equal(close_gate(np.zeros(50, np.float32), 20.0, 30.0), np.zeros(50))
 
 
 def test_clipping_and_mu_law_do_to_a_tone_what_they_are_said_to() -> None:
