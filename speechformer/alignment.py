@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from speechformer.tokenizer import PAD as BLANK
 AROUND_S = 0.2  # how far from a word's span its cross-attention may look and still agree
 LEAD, TAIL = 1, 5  # positions of a word before its first piece is written, and after its last
 HEARD = 0.2  # a blank's probability under which something is heard
+FAR_DB = 10.0  # under who speaks to the microphone is who speaks behind them
 DOUBTFUL = 0.5  # the agreement under which a word's times are doubtful
 
 
@@ -30,19 +32,35 @@ class Span:
     end: int
 
 
-def spoken(log_probs_MV: Floats, gap: int, short: float = 0.0) -> tuple[int, int]:
-    """Return the positions from the first up to but not including the end of what the CTC head hears, or 0, 0.
+class Spoken(NamedTuple):
+    """The encoder positions in which somebody speaks to the microphone, from `first` up to but not including `end`.
 
-    It hears something where a blank is improbable. Such places no more than `gap` apart are one stretch; stretches
-    that have less than the share `short` of the places of the longest are taken for no speech.
+    `before` and `after` them are so many places where something is heard, too: others, further away.
     """
-    places = np.flatnonzero(log_probs_MV[:, BLANK] < math.log(HEARD))
+
+    first: int
+    end: int
+    before: int = 0
+    after: int = 0
+
+
+def spoken(log_probs_MV: Floats, gap: int, short: float = 0.0, level_db_M: Floats | None = None) -> Spoken:
+    """Return where the CTC head hears somebody; from 0 to 0, where it does not.
+
+    It hears something where a blank is improbable. What is `FAR_DB` under the loudest of that, by the level around each
+    position, is further away. Places no more than `gap` apart are one stretch; stretches that have less than the share
+    `short` of the places of the longest are taken for no speech.
+    """
+    places = near = np.flatnonzero(log_probs_MV[:, BLANK] < math.log(HEARD))
     if not len(places):
-        return 0, 0
-    stretches = np.split(places, np.flatnonzero(np.diff(places) > gap) + 1)
+        return Spoken(0, 0)
+    if level_db_M is not None:
+        near = places[level_db_M[places] >= level_db_M[places].max() - FAR_DB]
+    stretches = np.split(near, np.flatnonzero(np.diff(near) > gap) + 1)
     least = short * max(map(len, stretches))
     kept = [stretch for stretch in stretches if len(stretch) >= least]
-    return int(kept[0][0]), int(kept[-1][-1]) + 1
+    first, last = int(kept[0][0]), int(kept[-1][-1])
+    return Spoken(first, last + 1, int((places < first).sum()), int((places > last).sum()))
 
 
 def align(log_probs_MV: Floats, tokens: Sequence[int]) -> list[Span]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+from numpy.lib.stride_tricks import sliding_window_view
 
 from speechformer.errors import AudioError
 
@@ -21,6 +22,7 @@ RATE_RANGE_HZ = (1_000, 768_000)
 LONG_S, BLOCK_S = 60.0, 30.0  # files longer than this are read in blocks
 MANY = 2**23  # samples of all channels, 32 MB; so are files that hold more
 ENERGY_HOP, SMOOTH_HOPS = SAMPLE_RATE_HZ // 100, 10  # so many of 10 ms, over which a level is taken
+NEARBY_S = 0.3  # see levels()
 NEAR_DB, OVER_DB, LOUD_DB, AROUND_S = 25.0, 8.0, 12.0, 0.3  # see sounding()
 RIFF_SIZES_OF_STREAMS = (0, 0xFFFFFFFF)  # written by programs that do not know yet how much will come
 
@@ -234,6 +236,15 @@ def sounding(waveform_N: Waveform) -> tuple[int, int]:
     around = round(AROUND_S * SAMPLE_RATE_HZ)
     first, last = int(loud[0]) * ENERGY_HOP, int(loud[-1] + SMOOTH_HOPS) * ENERGY_HOP
     return max(0, first - around), min(len(waveform_N), last + around)
+
+
+def levels(waveform_N: Waveform, hop_N: int, n_positions: int) -> npt.NDArray[np.float32]:
+    """Return the level around each position, `level_db_M`: that of the loudest of hops within `NEARBY_S` of it."""
+    hops = np.resize(np.pad(waveform_N, (0, n_positions * hop_N)), (n_positions, hop_N))
+    level_db_M = 10 * np.log10(np.square(hops).mean(1) + 1e-12)
+    nearby = round(NEARBY_S * SAMPLE_RATE_HZ / hop_N)
+    around = sliding_window_view(np.pad(level_db_M, nearby, "edge"), 2 * nearby + 1)
+    return np.asarray(around.max(1), np.float32)
 
 
 def _cut_place(span_N: Waveform) -> int:

@@ -36,7 +36,7 @@ from speechformer.alignment import (
     word_bounds,
     word_groups,
 )
-from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, load_audio, read_spans, sounding, spans
+from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, levels, load_audio, read_spans, sounding, spans
 from speechformer.confidence import share, weigh
 from speechformer.decoding import (
     DecodingConfig,
@@ -73,6 +73,7 @@ COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
 COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard badly can be optional
 MARGIN_S, PAUSE_S = 0.8, 1.5  # left on around speech; without a word, within it
 WAITED_S = 2.0  # of noise around speech is left off
+OTHERS, BESIDE_OTHERS_S = 3, 0.4  # places where others are heard before or after; left on then
 SHORT = 0.15  # of a command's length: what is shorter, a pause before or after it, is a cup or somebody else
 DOUBT, SPEEDS = 2.0, (0.9, 1.1)  # two answers so many nats apart are weighed at other speeds, too
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
@@ -341,14 +342,19 @@ class Transcriber:
         """Return where a piece begins to be worth hearing again, and that part of it: all, where that is most of it.
 
         In noise only the network can tell where somebody speaks; and seconds of noise around take from speech what
-        the features are normalised by.
+        the features are normalised by. Who says a command is nearer to the microphone than a radio is.
         """
-        position_s = self.settings.shape.stride_frames / FRAMES_PER_S
-        places = spoken(log_probs_MV, round(PAUSE_S / position_s), SHORT if self.commands else 0.0)
-        first, last = (position_s * place for place in places)
-        begin = max(0, round((first - MARGIN_S) * SAMPLE_RATE_HZ))
-        part_N = piece_N[begin : round((last + MARGIN_S) * SAMPLE_RATE_HZ)]
-        if last == 0 or len(piece_N) - len(part_N) < WAITED_S * SAMPLE_RATE_HZ:
+        hop_N = self.settings.shape.stride_frames * SAMPLE_RATE_HZ // FRAMES_PER_S
+        gap = round(PAUSE_S * SAMPLE_RATE_HZ / hop_N)
+        if self.commands:
+            heard = spoken(log_probs_MV, gap, SHORT, levels(piece_N, hop_N, len(log_probs_MV)))
+        else:
+            heard = spoken(log_probs_MV, gap)
+        before_s, after_s = (BESIDE_OTHERS_S if n >= OTHERS else MARGIN_S for n in (heard.before, heard.after))
+        begin = max(0, heard.first * hop_N - round(before_s * SAMPLE_RATE_HZ))
+        part_N = piece_N[begin : heard.end * hop_N + round(after_s * SAMPLE_RATE_HZ)]
+        alone = max(heard.before, heard.after) < OTHERS
+        if heard.end == 0 or (alone and len(piece_N) - len(part_N) < WAITED_S * SAMPLE_RATE_HZ):
             return 0, piece_N
         return begin, part_N
 

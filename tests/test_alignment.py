@@ -165,15 +165,24 @@ def heard(*places: int, n: int = 100) -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize(
     ("places", "short", "expected"),
     [
-        ((), 0.15, (0, 0)),
-        ((7,), 0.15, (7, 8)),
-        ((20, 23, 26, 30), 0.15, (20, 31)),
-        ((20, 25, 30, 60, 64), 0.15, (20, 65)),  # a pause, and two more words
-        ((3, *range(40, 60, 2), 90), 0.15, (40, 59)),  # a cup before and after
-        ((3, *range(40, 60, 2), 90), 0.0, (3, 91)),  # or two words
+        ((), 0.15, (0, 0, 0, 0)),
+        ((7,), 0.15, (7, 8, 0, 0)),
+        ((20, 23, 26, 30), 0.15, (20, 31, 0, 0)),
+        ((20, 25, 30, 60, 64), 0.15, (20, 65, 0, 0)),  # a pause, and two more words
+        ((3, *range(40, 60, 2), 90), 0.15, (40, 59, 1, 1)),  # a cup before and after
+        ((3, *range(40, 60, 2), 90), 0.0, (3, 91, 0, 0)),  # or two words
     ],
 )
 def test_speech_is_from_the_first_to_the_last_that_the_ctc_head_hears_but_for_what_is_short(
-    places: tuple[int, ...], short: float, expected: tuple[int, int]
+    places: tuple[int, ...], short: float, expected: tuple[int, int, int, int]
 ) -> None:
     assert spoken(heard(*places), gap=10, short=short) == expected
+
+
+@pytest.mark.parametrize(("under_db", "expected"), [(20, (40, 61, 6, 4)), (12, (40, 61, 6, 4)), (8, (10, 96, 0, 0))])
+def test_who_speaks_further_away_is_not_who_is_spoken_to(under_db: float, expected: tuple[int, int, int, int]) -> None:
+    level_db_M = np.full(100, -20.0 - under_db, np.float32)
+    level_db_M[38:62] = -20
+    level_db_M[3:6] = 0  # a door, in which nothing is heard
+    log_probs_MV = heard(10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 75, 80, 85, 95)
+    assert spoken(log_probs_MV, gap=10, level_db_M=level_db_M) == expected

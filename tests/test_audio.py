@@ -18,6 +18,7 @@ from speechformer.audio import (
     SAMPLE_RATE_HZ,
     AudioSource,
     Waveform,
+    levels,
     load_audio,
     read_spans,
     segment,
@@ -317,3 +318,13 @@ def test_a_mutated_file_is_read_or_refused_in_one_sentence(tmp_path: Path, suffi
             refusals.append(str(error))
     assert len(refusals) > 200
     assert not [refusal for refusal in refusals if "\n" in refusal]
+
+
+def test_the_level_around_a_place_is_that_of_the_loudest_within_a_third_of_a_second() -> None:
+    waveform_N = np.full(32_000, 0.01, np.float32)
+    waveform_N[16_000:16_640] = 0.1  # the 25th of fifty positions
+    level_db_M = levels(waveform_N, 640, 51)
+    loud = np.abs(np.arange(51) - 25) <= 8
+    assert level_db_M[:42] == pytest.approx(np.where(loud, -20.0, -40.0)[:42], abs=0.01)
+    assert level_db_M[50] < -39  # its last position is half of silence
+    assert levels(np.zeros(100, np.float32), 640, 2) == pytest.approx([-120, -120], abs=1e-3)
