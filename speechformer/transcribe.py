@@ -71,9 +71,10 @@ FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  
 BESIDE_COMMANDS = DecodingConfig(ctc_weight=0.5)  # that search only has to say how well anything else would fit
 COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
 COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard badly can be optional
-MARGIN_S, PAUSE_S = 0.8, 1.5  # left on around speech; without a word, within it
-WAITED_S = 2.0  # of noise around speech is left off
-OTHERS, BESIDE_OTHERS_S = 3, 0.4  # places where others are heard before or after; left on then
+PAUSE_S = 1.5  # without a word, within what is said
+MARGIN_S, LEAST_S = 0.8, 2.0  # left on around speech; what is left off is at least so long
+OTHERS = 3  # places before it or after it in which somebody else is heard, and then:
+MARGIN_BESIDE_OTHERS_S, LEAST_BESIDE_OTHERS_S = 0.4, 1.0
 SHORT = 0.15  # of a command's length: what is shorter, a pause before or after it, is a cup or somebody else
 DOUBT, SPEEDS = 2.0, (0.9, 1.1)  # two answers so many nats apart are weighed at other speeds, too
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
@@ -350,11 +351,11 @@ class Transcriber:
             heard = spoken(log_probs_MV, gap, SHORT, levels(piece_N, hop_N, len(log_probs_MV)))
         else:
             heard = spoken(log_probs_MV, gap)
-        before_s, after_s = (BESIDE_OTHERS_S if n >= OTHERS else MARGIN_S for n in (heard.before, heard.after))
+        before_s, after_s = (MARGIN_BESIDE_OTHERS_S if n >= OTHERS else MARGIN_S for n in (heard.before, heard.after))
         begin = max(0, heard.first * hop_N - round(before_s * SAMPLE_RATE_HZ))
         part_N = piece_N[begin : heard.end * hop_N + round(after_s * SAMPLE_RATE_HZ)]
-        alone = max(heard.before, heard.after) < OTHERS
-        if heard.end == 0 or (alone and len(piece_N) - len(part_N) < WAITED_S * SAMPLE_RATE_HZ):
+        least_s = LEAST_BESIDE_OTHERS_S if max(heard.before, heard.after) >= OTHERS else LEAST_S
+        if heard.end == 0 or len(piece_N) - len(part_N) < least_s * SAMPLE_RATE_HZ:
             return 0, piece_N
         return begin, part_N
 
