@@ -20,7 +20,7 @@ from speechformer.tokenizer import PAD as BLANK
 AROUND_S = 0.2  # how far from a word's span its cross-attention may look and still agree
 LEAD, TAIL = 1, 5  # positions of a word before its first piece is written, and after its last
 HEARD = 0.2  # a blank's probability under which something is heard
-FAR_DB = 10.0  # under who speaks to the microphone is who speaks behind them
+FAR_DB = 12.0  # under who speaks to the microphone is who speaks behind them
 DOUBTFUL = 0.5  # the agreement under which a word's times are doubtful
 
 

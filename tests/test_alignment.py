@@ -179,7 +179,7 @@ def test_speech_is_from_the_first_to_the_last_that_the_ctc_head_hears_but_for_wh
     assert spoken(heard(*places), gap=10, short=short) == expected
 
 
-@pytest.mark.parametrize(("under_db", "expected"), [(20, (40, 61, 6, 4)), (12, (40, 61, 6, 4)), (8, (10, 96, 0, 0))])
+@pytest.mark.parametrize(("under_db", "expected"), [(20, (40, 61, 6, 4)), (14, (40, 61, 6, 4)), (10, (10, 96, 0, 0))])
 def test_who_speaks_further_away_is_not_who_is_spoken_to(under_db: float, expected: tuple[int, int, int, int]) -> None:
     level_db_M = np.full(100, -20.0 - under_db, np.float32)
     level_db_M[38:62] = -20
