@@ -225,8 +225,13 @@ def _add_evaluate(commands: Any) -> None:
     changed.add_argument(
         "--silence", type=_seconds, metavar="S", help="lay so many seconds of near silence around each recording"
     )
+    changed.add_argument(
+        "--rooms", type=Path, metavar="DIR", help="in rooms, whose impulse responses are in this folder"
+    )
     parser.add_argument("--snr", type=_decibels, default=(6, 12, 18), help="speech over noise, dB (6,12,18)")
-    parser.add_argument("--seed", type=_seed, default=0, help="decides which noise goes with which recording (0)")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="decides which noise or room goes with which recording (0)"
+    )
     parser.add_argument(
         "--errors", action="store_true", help="errors by corpus, speaker, length, noise and word (without --commands)"
     )
@@ -448,12 +453,15 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _conditions(args: argparse.Namespace) -> Iterator[tuple[float | None, Change | None]]:
-    """Yield the recordings as they are (or in silence), then each ratio of speech to noise with what mixes it in."""
+    """Yield the recordings as they are, in silence or in rooms, then each ratio of speech to noise with its mixer."""
     from speechformer.batch import AUDIO_SUFFIXES
-    from speechformer.trial import Noises, surround
+    from speechformer.trial import Noises, Rooms, surround
 
     noises = Noises(args.noise, AUDIO_SUFFIXES, args.seed) if args.noise else None
-    yield None, partial(surround, silence_s=args.silence) if args.silence else None
+    if args.rooms:
+        yield None, Rooms(args.rooms, AUDIO_SUFFIXES, args.seed).hear
+    else:
+        yield None, partial(surround, silence_s=args.silence) if args.silence else None
     if noises:
         yield from ((snr_db, noises.changer(snr_db)) for snr_db in args.snr)
 

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.stats
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
-from speechformer.augment import add_noise, crop
+from speechformer.augment import add_noise, add_room, crop
 from speechformer.data import Row
 from speechformer.errors import AudioError, SpeechformerError
 from speechformer.grammar import Interpretation
@@ -55,30 +55,53 @@ class Outcome:
         )
 
 
-class Noises:
-    """Recordings to mix in, from a folder of audio files; each row gets a stretch that its number decides."""
+class Sounds:
+    """Recordings to hear others with, from a folder of audio files; its number decides which a row gets."""
+
+    what = "sounds"
 
     def __init__(self, folder: Path, suffixes: set[str], seed: int = 0) -> None:
         self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
         self.seed = seed
         if not self.paths:
-            raise SpeechformerError(f"{folder}: holds no audio files to mix in; give another folder")
+            raise SpeechformerError(f"{folder}: holds no audio files of {self.what}; give another folder")
         self.loaded: dict[Path, Waveform] = {}
 
-    def mix(self, waveform_N: Waveform, number: int, snr_db: float) -> Waveform:
-        """Add noise at a ratio of speech to noise power in decibels."""
+    def draw(self, number: int) -> tuple[Waveform, np.random.Generator]:
+        """Return a row's recording, and what draws the rest."""
         draw = np.random.default_rng((self.seed, number))
         path = self.paths[int(draw.integers(len(self.paths)))]
         if path not in self.loaded:
             try:
                 self.loaded[path] = load_audio(path)
             except AudioError as error:
-                raise SpeechformerError(f"{error}; take it out of the folder of noise") from error
-        return add_noise(waveform_N, crop(self.loaded[path], len(waveform_N), draw), snr_db)
+                raise SpeechformerError(f"{error}; take it out of the folder of {self.what}") from error
+        return self.loaded[path], draw
+
+
+class Noises(Sounds):
+    """Noises to mix in; each row gets a stretch that its number decides."""
+
+    what = "noise"
+
+    def mix(self, waveform_N: Waveform, number: int, snr_db: float) -> Waveform:
+        """Add noise at a ratio of speech to noise power in decibels."""
+        noise_N, draw = self.draw(number)
+        return add_noise(waveform_N, crop(noise_N, len(waveform_N), draw), snr_db)
 
     def changer(self, snr_db: float) -> Callable[[Waveform, int], Waveform]:
         """Return what mixes noise into numbered recordings at one ratio."""
         return lambda waveform_N, number: self.mix(waveform_N, number, snr_db)
+
+
+class Rooms(Sounds):
+    """Impulse responses of rooms to be heard in."""
+
+    what = "impulse responses"
+
+    def hear(self, waveform_N: Waveform, number: int) -> Waveform:
+        """Return a recording as a microphone in one of the rooms hears it."""
+        return add_room(waveform_N, self.draw(number)[0]) if len(waveform_N) else waveform_N
 
 
 def surround(waveform_N: Waveform, number: int, silence_s: float) -> Waveform:

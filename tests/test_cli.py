@@ -518,6 +518,24 @@ def test_evaluate_lays_silence_around(run: Run, wav: Path, tmp_path: Path) -> No
         assert ended.value.code == USAGE
 
 
+def test_evaluate_hears_in_rooms(run: Run, wav: Path, tmp_path: Path) -> None:
+    (tmp_path / "set.txt").write_text("go\n")
+    write_manifest(tmp_path / "tones.jsonl", [{"audio_filepath": wav.name, "text": "go"}])
+    (tmp_path / "rooms").mkdir()
+    status, _, errors = run("evaluate", tmp_path / "tones.jsonl", "--rooms", tmp_path / "rooms")
+    assert status == USAGE
+    assert "holds no audio files of impulse responses" in errors
+    response_N = np.zeros(4_000, np.float32)
+    response_N[::900] = 0.9
+    write_wav(tmp_path / "rooms" / "one.wav", response_N)
+    for more in ((), ("--commands", tmp_path / "set.txt")):
+        status, out, _ = run(
+            "evaluate", tmp_path / "tones.jsonl", "--format", "json", "--rooms", tmp_path / "rooms", *more
+        )
+        assert status == 0
+        assert json.loads(out)
+
+
 def test_errors_are_not_taken_apart_inside_a_command_set(run: Run, tmp_path: Path) -> None:
     (tmp_path / "set.txt").write_text("go\n")
     write_manifest(tmp_path / "rows.jsonl", [{"audio_filepath": "a.wav", "text": "go"}])

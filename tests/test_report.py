@@ -83,6 +83,8 @@ accepted from a confidence of 0.44 on
         ),
         ("noise", "| digit strings | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 | 97.8 · 1.9 |"),
         ("silence", "| an4 | 12.5 | 12.5 |"),
+        ("rooms", "| an4 | 12.5 | 12.5 |"),
+        ("rooms", "| inside a command set: grid | 1.9 | 1.9 |"),
         ("quiet", "| `home.yaml` | 423 | 1.03 | 0 | 0 |"),
         ("calibration", "| command, of what is speech | 3,750 | 52 % | 0.020 |"),
         ("calibration", "| right answers | 1,667 | 4.0 % |"),
@@ -93,11 +95,14 @@ accepted from a confidence of 0.44 on
 )
 def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: str, line: str) -> None:
     conditions = json.dumps(dict.fromkeys(("clean", "18 dB", "12 dB", "6 dB"), INSIDE))
-    names = [f"{kind} {name}" for kind in ("commands", "noise") for name in recipe.GRAMMARS] + ["noise digits"]
+    names = [f"{kind} {name}" for kind in ("commands", "noise", "room inside") for name in recipe.GRAMMARS] + [
+        "noise digits"
+    ]
     for name in (*names, *(f"quiet {grammar.stem}" for grammar in recipe.QUIET)):
         (report.folder / f"{name}.out").write_text(conditions)
     for name in recipe.PEOPLE:
-        (report.folder / f"silence {name}.out").write_text(json.dumps(RATES))
+        for kind in ("silence", "room"):
+            (report.folder / f"{kind} {name}.out").write_text(json.dumps(RATES))
     (report.folder / "calibration.out").write_text(CALIBRATED)
     peer = {"corpus": "grid", "program": "pocketsphinx", "wer": 12.2, "sentences_right": 43.3, "times_real_time": 63.2}
     peers = [peer, peer | {"corpus": "fsdd"}]

@@ -38,11 +38,14 @@ def test_they_take_the_place_of_those_of_a_run_before(tmp_path: Path, monkeypatc
     manifest = tmp_path / "train" / "_rir.jsonl"
     write_manifest(manifest, [{"audio_filepath": "hall.wav", "use": "room", "corpus": "measured"}])
     for n_rooms in ("3", "2"):
-        monkeypatch.setattr("sys.argv", ["rooms.py", "--data", str(tmp_path), "--rooms", n_rooms])
+        monkeypatch.setattr("sys.argv", ["rooms.py", "--data", str(tmp_path), "--rooms", n_rooms, "--kept", "1"])
         assert rooms.main() == 0
     measured, *simulated = read_manifest(manifest)
     assert measured["corpus"] == "measured"
     assert len(simulated) == 2
+    first = {split: soundfile.read(next((tmp_path / f"rooms_{split}").iterdir()))[0] for split in ("dev", "test")}
+    first["train"], _ = soundfile.read(simulated[0]["audio_filepath"])
+    assert len({one.tobytes() for one in first.values()}) == 3
     for row in simulated:
         response_N, rate_hz = soundfile.read(row["audio_filepath"])
         assert rate_hz == SAMPLE_RATE_HZ

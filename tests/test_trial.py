@@ -21,6 +21,7 @@ from speechformer.transcript import Alternative, Command, Segment, Status, Trans
 from speechformer.trial import (
     Noises,
     Outcome,
+    Rooms,
     calibration_error,
     figures,
     hold,
@@ -151,3 +152,18 @@ def test_silence_around_a_recording_is_faint_noise_the_same_each_time() -> None:
 def test_a_folder_without_noise_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpeechformerError, match="no audio files"):
         Noises(tmp_path, {".wav"})
+
+
+def test_rooms_are_drawn_by_number_and_keep_length_and_level(tmp_path: Path) -> None:
+    for place, delay in enumerate((800, 3_000)):
+        response_N = np.zeros(4_000, np.float32)
+        response_N[0], response_N[delay] = 0.9, 0.45
+        write_wav(tmp_path / f"{place}.wav", response_N)
+    speech_N, rooms = spoken("go"), Rooms(tmp_path, {".wav"}, seed=1)
+    heard = [rooms.hear(speech_N, number) for number in range(8)]
+    assert len({one.tobytes() for one in heard}) == 2
+    np.testing.assert_array_equal(Rooms(tmp_path, {".wav"}, seed=1).hear(speech_N, 3), heard[3])
+    for one in heard:
+        assert len(one) == len(speech_N)
+        assert np.sqrt(np.mean(one**2)) == pytest.approx(np.sqrt(np.mean(speech_N**2)), rel=1e-3)
+    assert not len(rooms.hear(np.zeros(0, np.float32), 0))

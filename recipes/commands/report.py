@@ -76,6 +76,7 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
             yield f"{split} {manifest.stem}", [*evaluate, str(manifest)]
     for name in PEOPLE:
         yield f"silence {name}", [*evaluate, "--silence", str(SILENCE_S), str(test / f"{name}.jsonl")]
+        yield f"room {name}", [*evaluate, "--rooms", str(args.data / "rooms_test"), str(test / f"{name}.jsonl")]
     read, ratios = [str(test / f"{name}.jsonl") for name in READ], ",".join(map(str, SNRS_DB))
     for name in GRAMMARS:
         grammar, own = (
@@ -84,6 +85,7 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
         inside = [*evaluate, "--commands", str(grammar)]
         yield f"commands {name}", [*inside, *own, *read]
         yield f"noise {name}", [*inside, *(own or read), "--noise", str(args.noise), "--snr", ratios]
+        yield f"room inside {name}", [*inside, *(own or read), "--rooms", str(args.data / "rooms_test")]
     digits = [*evaluate, "--commands", str(TRIALS["fsdd"]), str(args.figures / DIGIT_SET)]
     yield "noise digits", [*digits, "--noise", str(args.noise), "--snr", ratios]
     sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
@@ -149,7 +151,7 @@ class Report:
             "people": self.people, "command sets": self.command_sets, "dev": lambda: self.split("dev"),
             "test": lambda: self.split("test"), "calibration": self.calibration, "trials": self.trials,
             "risk": self.risk, "risk graph": self.risk_graph, "noise": self.noise, "quiet": self.quiet,
-            "peers": self.peers, "believed": self.believed, "silence": self.silence,
+            "peers": self.peers, "believed": self.believed, "silence": self.silence, "rooms": self.rooms,
         }  # fmt: skip
 
     def read(self, name: str) -> Any:
@@ -283,6 +285,16 @@ class Report:
             for name, one in found.items()
         ]  # fmt: skip
         return table(("grammar", *conditions), rows)
+
+    def rooms(self) -> list[str]:
+        rows = [
+            (name, *(percent(self.read(f"{condition} {name}")["wer"]) for condition in ("test", "room")))
+            for name in PEOPLE
+        ]
+        for name, title in GRAMMARS.items():
+            rates = (self.read(file)["clean"]["word_error_rate"] for file in (f"noise {name}", f"room inside {name}"))
+            rows.append((f"inside a command set: {title}", *map(percent, rates)))
+        return table(("words wrong, %", "as recorded", "in a simulated room"), rows)
 
     def silence(self) -> list[str]:
         rows = [

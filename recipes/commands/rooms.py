@@ -4,15 +4,16 @@
 
 The measured ones that can be had freely are of halls more than of kitchens. Here rooms are boxes, of 2 by 2 m to 8 by
 6 m, with walls of their own, that die away in 0.15 to 0.9 s, with a microphone 0.2 to 3 m from who speaks (image
-method, Allen and Berkley 1979, computed by pyroomacoustics). Writes `rooms/`, and adds them to `train/_rir.jsonl`.
+method, Allen and Berkley 1979, computed by pyroomacoustics). Writes `rooms/`, adds them to `train/_rir.jsonl`, and
+writes others into `rooms_dev/` and `rooms_test/`, for `evaluate --rooms`.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,8 @@ def main() -> int:
     """Write impulse responses and their manifest, or one sentence about what cannot be done."""
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
-    parser.add_argument("--rooms", type=int, default=1_000, help="how many (1000)")
+    parser.add_argument("--rooms", type=int, default=1_000, help="how many for training (1000)")
+    parser.add_argument("--kept", type=int, default=60, help="how many more for dev and for test, each (60)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     return status_of("rooms", lambda: write(args))
@@ -49,15 +51,25 @@ def write(args: argparse.Namespace) -> None:
     """Write rooms in the place of those that a run before has written."""
     manifest = args.data / "train" / "_rir.jsonl"
     measured = [row for row in read_manifest(manifest) if row.get("corpus") != CORPUS]
-    folder = args.data / "rooms"
-    folder.mkdir(exist_ok=True)
-    rows = []
-    for number, response_N in enumerate(islice(simulate(args.seed), args.rooms)):
-        path = folder / f"{args.seed}-{number:05}.flac"
-        soundfile.write(path, response_N / np.abs(response_N).max() * 0.9, SAMPLE_RATE_HZ)
-        rows.append(Row(audio_filepath=str(path.resolve()), use="room", corpus=CORPUS))
+    rows = [
+        Row(audio_filepath=str(path.resolve()), use="room", corpus=CORPUS)
+        for path in write_rooms(args.data / "rooms", args.seed, args.rooms)
+    ]
     write_manifest(manifest, [*measured, *rows])
+    for number, split in enumerate(("dev", "test"), 1):
+        write_rooms(args.data / f"rooms_{split}", args.seed + number, args.kept)
     print(f"{len(rows)} simulated rooms beside {len(measured)} measured ones: {manifest}")
+
+
+def write_rooms(folder: Path, seed: int, n_rooms: int) -> list[Path]:
+    """Write impulse responses that a seed draws into an empty folder, and return their files."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    paths = [folder / f"{number:05}.flac" for number in range(n_rooms)]
+    for path, response_N in zip(paths, simulate(seed), strict=False):
+        soundfile.write(path, response_N / np.abs(response_N).max() * 0.9, SAMPLE_RATE_HZ)
+    return paths
 
 
 def simulate(seed: int) -> Iterator[Waveform]:
