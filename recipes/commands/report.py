@@ -85,7 +85,8 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
         inside = [*evaluate, "--commands", str(grammar)]
         yield f"commands {name}", [*inside, *own, *read]
         yield f"noise {name}", [*inside, *(own or read), "--noise", str(args.noise), "--snr", ratios]
-        yield f"room inside {name}", [*inside, *(own or read), "--rooms", str(args.data / "rooms_test")]
+        if own:
+            yield f"room inside {name}", [*inside, *own, "--rooms", str(args.data / "rooms_test")]
     digits = [*evaluate, "--commands", str(TRIALS["fsdd"]), str(args.figures / DIGIT_SET)]
     yield "noise digits", [*digits, "--noise", str(args.noise), "--snr", ratios]
     sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
@@ -291,9 +292,9 @@ class Report:
             (name, *(percent(self.read(f"{condition} {name}")["wer"]) for condition in ("test", "room")))
             for name in PEOPLE
         ]
-        for name, title in GRAMMARS.items():
+        for name in TRIALS:
             rates = (self.read(file)["clean"]["word_error_rate"] for file in (f"noise {name}", f"room inside {name}"))
-            rows.append((f"inside a command set: {title}", *map(percent, rates)))
+            rows.append((f"inside a command set: {GRAMMARS[name]}", *map(percent, rates)))
         return table(("words wrong, %", "as recorded", "in a simulated room"), rows)
 
     def silence(self) -> list[str]:
