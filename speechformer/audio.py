@@ -238,6 +238,11 @@ def sounding(waveform_N: Waveform) -> tuple[int, int]:
     return max(0, first - around), min(len(waveform_N), last + around)
 
 
+def at_speed(waveform_N: Waveform, speed: float) -> Waveform:
+    """Return it so many times as fast, and as high."""
+    return np.asarray(soxr.resample(waveform_N, speed, 1.0), np.float32)
+
+
 def levels(waveform_N: Waveform, hop_N: int, n_positions: int) -> npt.NDArray[np.float32]:
     """Return the level around each position, `level_db_M`: that of the loudest of hops within `NEARBY_S` of it."""
     hops = np.resize(np.pad(waveform_N, (0, n_positions * hop_N)), (n_positions, hop_N))

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union, get_args
 
 import numpy as np
-import soxr
 
 from speechformer.alignment import (
     AROUND_S,
@@ -36,7 +35,17 @@ from speechformer.alignment import (
     word_bounds,
     word_groups,
 )
-from speechformer.audio import SAMPLE_RATE_HZ, AudioSource, Waveform, levels, load_audio, read_spans, sounding, spans
+from speechformer.audio import (
+    SAMPLE_RATE_HZ,
+    AudioSource,
+    Waveform,
+    at_speed,
+    levels,
+    load_audio,
+    read_spans,
+    sounding,
+    spans,
+)
 from speechformer.confidence import share, weigh
 from speechformer.decoding import (
     DecodingConfig,
@@ -396,9 +405,7 @@ class Transcriber:
         """Where two answers are nearly as likely, hear the piece at other speeds too, and put the hypotheses' mean."""
         numbers = [number for number, hypotheses in enumerate(commands) if self._is_close(hypotheses)]
         views = [(number, speed) for number in numbers for speed in SPEEDS]
-        features = {
-            i: self.extract(soxr.resample(pieces[number], speed, 1.0)) for i, (number, speed) in enumerate(views)
-        }
+        features = {i: self.extract(at_speed(pieces[number], speed)) for i, (number, speed) in enumerate(views)}
         memories: list[Memory] = []
         places = self._listen(features, memories)
         hearings = {number: [{one.tokens: one for one in commands[number]}] for number in numbers}
