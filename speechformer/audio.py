@@ -245,8 +245,9 @@ def at_speed(waveform_N: Waveform, speed: float) -> Waveform:
 
 def levels(waveform_N: Waveform, hop_N: int, n_positions: int) -> npt.NDArray[np.float32]:
     """Return the level around each position, `level_db_M`: that of the loudest of hops within `NEARBY_S` of it."""
-    hops = np.resize(np.pad(waveform_N, (0, n_positions * hop_N)), (n_positions, hop_N))
-    level_db_M = 10 * np.log10(np.square(hops).mean(1) + 1e-12)
+    hops_N = np.zeros(n_positions * hop_N, np.float32)
+    hops_N[: len(waveform_N)] = waveform_N[: len(hops_N)]
+    level_db_M = 10 * np.log10(np.square(hops_N.reshape(n_positions, hop_N)).mean(1) + 1e-12)
     nearby = round(NEARBY_S * SAMPLE_RATE_HZ / hop_N)
     around = sliding_window_view(np.pad(level_db_M, nearby, "edge"), 2 * nearby + 1)
     return np.asarray(around.max(1), np.float32)

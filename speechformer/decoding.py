@@ -354,10 +354,11 @@ def _ctc_prefixes(memory: Memory, next_AWL: Ints) -> Doubles:
     all_A, all_AW = np.arange(n_utterances), np.tile(np.arange(n_texts), (n_utterances, 1))
     prefixes_AWL = np.empty(next_AWL.shape)
     for place in range(n_tokens):
+        if place:
+            state = state.advance(all_A, all_AW, next_AWL[..., place - 1])
         prefix_AWV, next_AW = state.extensions(), next_AWL[..., place]
         prefix_AWV[..., EOS] = state.ending()
         prefixes_AWL[..., place] = np.take_along_axis(prefix_AWV, next_AW[..., None], -1)[..., 0]
-        state = state.advance(all_A, all_AW, next_AW)
     return prefixes_AWL
 
 

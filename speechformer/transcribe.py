@@ -92,6 +92,7 @@ Commands = Union["Grammar", str, os.PathLike[str]]
 Engine = Literal["auto", "onnx", "torch"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
 Extract = Callable[[Waveform], Array]
+Meanings = list[tuple[Hypothesis, "Interpretation"]]  # the best hypothesis of each, best first
 
 
 NOTHING = Hypothesis((), 0.0, ())
@@ -370,25 +371,24 @@ class Transcriber:
 
     def _decode(self, memory: Memory, pieces: Sequence[Waveform]) -> list[Heard]:
         tasks = [Task(self.decoding, spelling=self.spelling)]
-        inside = replace(
-            self.decoding,
-            beam=max(COMMAND_BEAM, self.decoding.beam),
-            n_best=N_BEST,
-            token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
-            beam_threshold=COMMAND_THRESHOLD,
-        )
         if self.commands is not None:
-            tasks.append(Task(inside, self.commands))
+            config = replace(
+                self.decoding,
+                beam=max(COMMAND_BEAM, self.decoding.beam),
+                n_best=N_BEST,
+                token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
+                beam_threshold=COMMAND_THRESHOLD,
+            )
+            tasks.append(Task(config, self.commands))
         free, *others = search_together(self.recogniser, memory, tasks)
         texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
         found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
         heard_BMV = [memory.ctc_log_probs(row) for row in range(len(memory.lengths_B))]
         if others:
-            (commands,) = others
-            self._weigh_again(commands, inside, pieces)
+            meanings_B = self._weighed(others[0], tasks[1].config, pieces)
             found = [
-                self._command(hypotheses, one[0], text, float(log_probs_MV[:, BLANK].mean()))
-                for hypotheses, one, text, log_probs_MV in zip(commands, free, texts, heard_BMV, strict=True)
+                self._command(meanings, one[0], text, float(log_probs_MV[:, BLANK].mean()))
+                for meanings, one, text, log_probs_MV in zip(meanings_B, free, texts, heard_BMV, strict=True)
             ]
         if not self.word_times:
             return found
@@ -399,31 +399,32 @@ class Transcriber:
             for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
         ]
 
-    def _weigh_again(
-        self, commands: list[list[Hypothesis]], config: DecodingConfig, pieces: Sequence[Waveform]
-    ) -> None:
-        """Where two answers are nearly as likely, hear the piece at other speeds too, and put the hypotheses' mean."""
-        numbers = [number for number, hypotheses in enumerate(commands) if self._is_close(hypotheses)]
-        views = [(number, speed) for number in numbers for speed in SPEEDS]
+    def _weighed(
+        self, commands: Sequence[Sequence[Hypothesis]], config: DecodingConfig, pieces: Sequence[Waveform]
+    ) -> list[Meanings]:
+        """Return the meanings of each piece's hypotheses, best first.
+
+        Where two are nearly as likely, the piece is heard at other speeds too, and the hypotheses' mean counts.
+        """
+        meanings_B = [self._meanings(hypotheses) for hypotheses in commands]
+        close = [number for number, meanings in enumerate(meanings_B) if _is_close(meanings)]
+        views = [(number, speed) for number in close for speed in SPEEDS]
         features = {i: self.extract(at_speed(pieces[number], speed)) for i, (number, speed) in enumerate(views)}
         memories: list[Memory] = []
         places = self._listen(features, memories)
-        hearings = {number: [{one.tokens: one for one in commands[number]}] for number in numbers}
-        for number, memory in enumerate(memories):
-            here = [views[i][0] for i, (where, _) in places.items() if where == number]
-            texts = [list(hearings[one][0]) for one in here]
-            for one, scored in zip(here, score_texts(self.recogniser, memory, config, texts), strict=True):
-                hearings[one].append(scored)
+        hearings = {number: [{one.tokens: one for one in commands[number]}] for number in close}
+        for place, memory in enumerate(memories):
+            here = [views[i][0] for i, (where, _) in places.items() if where == place]
+            texts = [list(hearings[number][0]) for number in here]
+            for number, scored in zip(here, score_texts(self.recogniser, memory, config, texts), strict=True):
+                hearings[number].append(scored)
         for number, heard in hearings.items():
             means = [
                 mean_hypothesis([one[text] for one in heard]) for text in heard[0] if all(text in one for one in heard)
             ]
-            commands[number] = sorted(means, key=lambda one: -one.score) or commands[number]
-
-    def _is_close(self, hypotheses: Sequence[Hypothesis]) -> bool:
-        """Say whether the two best meanings are nearly as likely."""
-        scores = [one.score for one, _ in self._meanings(hypotheses)[:2]]
-        return len(scores) == 2 and scores[0] - scores[1] < DOUBT
+            if means:
+                meanings_B[number] = self._meanings(sorted(means, key=lambda one: -one.score))
+        return meanings_B
 
     def _words(self, heard: Heard, log_probs_MV: Floats, looks_LHM: Floats) -> tuple[Word, ...]:
         """Say when the words of a text were said."""
@@ -443,9 +444,8 @@ class Transcriber:
             words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure, agreed, agreed < DOUBTFUL))
         return tuple(words)
 
-    def _command(self, inside: Sequence[Hypothesis], free: Hypothesis, heard: str, blank: float) -> Heard:
+    def _command(self, meanings: Meanings, free: Hypothesis, heard: str, blank: float) -> Heard:
         """Compare the grammar's hypotheses with the free one: accept the best, or say why not."""
-        meanings = self._meanings(inside)
         if not meanings:
             status: Status = "not_a_command" if heard else "no_speech"
             numbers = {"speech": float(bool(heard)), "command": 0.0}
@@ -464,15 +464,21 @@ class Transcriber:
         command = Command(judgement.status, judgement.confidence, alternatives, heard, {**numbers, **asdict(evidence)})
         return Heard(text if command.accepted else "", best, command)
 
-    def _meanings(self, inside: Sequence[Hypothesis]) -> list[tuple[Hypothesis, Interpretation]]:
+    def _meanings(self, inside: Sequence[Hypothesis]) -> Meanings:
         """Return the best hypothesis of every meaning, best first."""
-        meanings: list[tuple[Hypothesis, Interpretation]] = []
+        meanings: Meanings = []
         for one in inside:
             assert self.commands is not None
             meaning = self.commands.grammar.interpret(self.settings.tokenizer.decode(one.tokens))
             if meaning and all(meaning != other for _, other in meanings):
                 meanings.append((one, meaning))
         return meanings
+
+
+def _is_close(meanings: Meanings) -> bool:
+    """Say whether the two best meanings are nearly as likely."""
+    scores = [one.score for one, _ in meanings[:2]]
+    return len(scores) == 2 and scores[0] - scores[1] < DOUBT
 
 
 def _batches(order: Sequence[int], seconds_of: Mapping[int, float], size: int) -> list[list[int]]:

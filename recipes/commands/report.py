@@ -287,22 +287,19 @@ class Report:
         ]  # fmt: skip
         return table(("grammar", *conditions), rows)
 
+    def beside(self, condition: str) -> list[tuple[str, ...]]:
+        """Return everybody's words wrong as recorded and under a condition."""
+        return [(name, *(percent(self.read(f"{one} {name}")["wer"]) for one in ("test", condition))) for name in PEOPLE]
+
     def rooms(self) -> list[str]:
-        rows = [
-            (name, *(percent(self.read(f"{condition} {name}")["wer"]) for condition in ("test", "room")))
-            for name in PEOPLE
-        ]
+        rows = self.beside("room")
         for name in TRIALS:
             rates = (self.read(file)["clean"]["word_error_rate"] for file in (f"noise {name}", f"room inside {name}"))
             rows.append((f"inside a command set: {GRAMMARS[name]}", *map(percent, rates)))
         return table(("words wrong, %", "as recorded", "in a simulated room"), rows)
 
     def silence(self) -> list[str]:
-        rows = [
-            (name, *(percent(self.read(f"{condition} {name}")["wer"]) for condition in ("test", "silence")))
-            for name in PEOPLE
-        ]
-        return table(("corpus", "as recorded", f"{SILENCE_S} s of silence before and after"), rows)
+        return table(("corpus", "as recorded", f"{SILENCE_S} s of silence before and after"), self.beside("silence"))
 
     def quiet(self) -> list[str]:
         rows = []

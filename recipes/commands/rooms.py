@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyroomacoustics
 import soundfile
-from splice import parser_of, status_of
+from script import parser_of, status_of
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform
 from speechformer.data import Row, read_manifest, write_manifest
