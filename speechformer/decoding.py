@@ -15,7 +15,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -26,6 +25,7 @@ from speechformer.tokenizer import BOS, EOS, UNK
 from speechformer.tokenizer import PAD as BLANK
 
 NEVER = -1e30
+IMPOSSIBLE, SURE = -1e4, -1e-4  # nats a position
 SLACK = 10.0  # nats, of an utterance of any length
 UNHEARD = 4  # tokens more than the CTC head's best path has are looked out for, where they earn something
 
@@ -183,72 +183,81 @@ class Spelling(Protocol):
 class CtcPrefix:
     """Log probability, by the CTC head, of every sentence that begins with a hypothesis and a next token.
 
-    Forward variables end in a token (`token_AWM`) or a blank (`blank_AWM`) at each position. Their recursion
-    r_t = p_t · (r_{t−1} + a_t) is solved for all positions at once: divided by the running product of p it is
-    a running sum, of logarithms here. A next token, unless it repeats the last one, is entered with the same a_t
-    whatever it is, so the sums for the whole vocabulary are one matrix product.
+    Forward variables end in a token (`token`) or a blank at each position, and before the first one (N = M + 1 places);
+    `either_AWN` are both together. Their recursion r_t = p_t · (r_{t−1} + a_t) is solved for all positions at once:
+    divided by the running product of p it is a running sum, of logarithms here. A next token, unless it repeats the
+    last one, is entered with the same a_t whatever it is, so the sums for many tokens are one matrix product.
     """
 
     def __init__(self, log_probs_AMV: Floats, lengths_A: Ints, n_hypotheses: int = 1) -> None:
-        log_probs = log_probs_AMV.astype(np.float32)  # a copy; sums that run over time are in double precision
+        log_probs, lengths_A = _without_sure_blanks(log_probs_AMV, lengths_A)
         n_utterances, n_positions, _ = log_probs.shape
         # After an utterance's end the blank is certain: the end then stands for every later position.
         beyond_AM = np.arange(n_positions) >= lengths_A[:, None]
         log_probs[beyond_AM] = NEVER
         log_probs[beyond_AM, BLANK] = 0.0
-        self.log_probs_AVM = np.ascontiguousarray(log_probs.swapaxes(1, 2))
         self.probs_AMV = np.exp(log_probs)
-        self.blank_AWM = np.repeat(log_probs[:, None, :, BLANK].cumsum(-1, dtype=np.float64), n_hypotheses, 1)
-        self.token_AWM = np.full_like(self.blank_AWM, NEVER)
+        running_AVN = np.zeros((n_utterances, log_probs.shape[2], n_positions + 1))
+        np.maximum(log_probs.swapaxes(1, 2), IMPOSSIBLE, out=running_AVN[..., 1:])
+        self.running_AVN = running_AVN.cumsum(-1, out=running_AVN)  # log products of a token's probabilities
+        self.blank_AWN = np.repeat(self.running_AVN[:, None, BLANK], n_hypotheses, 1)
+        self.either_AWN = self.blank_AWN
         self.last_AW = np.full((n_utterances, n_hypotheses), BOS)
 
     def ending(self) -> Doubles:
         """Return the log probability of each hypothesis as a whole sentence, `ending_AW`."""
-        ending_AW: Doubles = np.logaddexp(self.token_AWM[..., -1], self.blank_AWM[..., -1])
+        ending_AW: Doubles = self.either_AWN[..., -1]
         return ending_AW
 
-    @cached_property
-    def entries(self) -> tuple[Doubles, Doubles]:
-        """What a next token is entered with at each position: any other token, and the last one again."""
-        start_AW1 = np.where(self.last_AW == BOS, 0.0, NEVER)[..., None]
-        other_AWM = _either(self.token_AWM, self.blank_AWM)[..., :-1]
-        # A token after itself needs a blank between.
-        return np.concatenate((start_AW1, other_AWM), -1), np.concatenate((start_AW1, self.blank_AWM[..., :-1]), -1)
-
-    def emissions(self, tokens_AW: Ints) -> Doubles:
-        """Return the log probability of a token at each position, `emissions_AWM`."""
-        return self.log_probs_AVM[np.arange(len(tokens_AW))[:, None], tokens_AW].astype(np.float64)
-
-    def extensions(self) -> Doubles:
-        """Return `prefix_AWV` of each hypothesis with each next token."""
-        other_AWM, again_AWM = self.entries
+    def extensions(self, tokens_U: Ints) -> Doubles:
+        """Return `prefix_AWU` of each hypothesis with each of these tokens next."""
+        other_AWM = self.either_AWN[..., :-1]
         highest_AW1 = other_AWM.max(-1, keepdims=True)
+        probs_AMU = self.probs_AMV if len(tokens_U) == self.probs_AMV.shape[-1] else self.probs_AMV[..., tokens_U]
+        # In single precision what is e⁻¹⁰³ times as likely as the best entry is impossible; no head is so sure.
+        sums_AWU = np.exp(other_AWM - highest_AW1).astype(np.float32) @ probs_AMU
         with np.errstate(divide="ignore"):
-            # In single precision what is e⁻¹⁰³ times as likely as the best entry is impossible; no head is so sure.
-            sums_AWV = np.exp(other_AWM - highest_AW1).astype(np.float32) @ self.probs_AMV
-            prefix_AWV = np.log(sums_AWV, dtype=np.float64)
-        prefix_AWV = np.maximum(prefix_AWV + highest_AW1, NEVER)
-        again_AWM = again_AWM + self.emissions(self.last_AW)
-        highest_AW1 = again_AWM.max(-1, keepdims=True)
-        again_AW = highest_AW1[..., 0] + np.log(np.exp(again_AWM - highest_AW1).sum(-1))
-        rows_A1, columns_W = np.arange(prefix_AWV.shape[0])[:, None], np.arange(prefix_AWV.shape[1])
-        prefix_AWV[rows_A1, columns_W, self.last_AW] = again_AW
-        return prefix_AWV
+            prefix_AWU = np.log(sums_AWU, dtype=np.float64)
+        prefix_AWU = np.maximum(prefix_AWU + highest_AW1, NEVER)
+        again_A, again_W, again_U = np.nonzero(tokens_U == self.last_AW[..., None])
+        if len(again_A):  # after itself a token needs a blank between
+            running_RN = self.running_AVN[again_A, tokens_U[again_U]]
+            emit_RM = np.diff(running_RN)
+            prefix_AWU[again_A, again_W, again_U] = np.logaddexp.reduce(
+                self.blank_AWN[again_A, again_W, :-1] + emit_RM, -1
+            )
+        return prefix_AWU
 
     def advance(self, kept_A: Ints, parents_AW: Ints, tokens_AW: Ints) -> CtcPrefix:
         """Return the state of chosen utterances' chosen hypotheses, each with a token added."""
         new = object.__new__(CtcPrefix)
-        new.log_probs_AVM, new.probs_AMV, new.last_AW = self.log_probs_AVM, self.probs_AMV, tokens_AW
+        new.running_AVN, new.probs_AMV, new.last_AW = self.running_AVN, self.probs_AMV, tokens_AW
         if len(kept_A) < len(self.last_AW):
-            new.log_probs_AVM, new.probs_AMV = self.log_probs_AVM[kept_A], self.probs_AMV[kept_A]
+            new.running_AVN, new.probs_AMV = self.running_AVN[kept_A], self.probs_AMV[kept_A]
         chosen = kept_A[:, None], parents_AW
-        other_AWM, again_AWM = self.entries
-        repeats_AW1 = (tokens_AW == self.last_AW[chosen])[..., None]
-        enter_AWM = np.where(repeats_AW1, again_AWM[chosen], other_AWM[chosen])
-        new.token_AWM = _accumulate(enter_AWM, new.emissions(tokens_AW))
-        entered_AWM = np.concatenate((np.full_like(new.token_AWM[..., :1], NEVER), new.token_AWM[..., :-1]), -1)
-        new.blank_AWM = _accumulate(entered_AWM, new.log_probs_AVM[:, None, BLANK].astype(np.float64))
+        enter_AWN, again_AW = self.either_AWN[chosen], tokens_AW == self.last_AW[chosen]
+        if again_AW.any():
+            enter_AWN[again_AW] = self.blank_AWN[chosen][again_AW]
+        running_AWN = new.running_AVN[np.arange(len(kept_A))[:, None], tokens_AW]
+        token_AWN = _accumulate(enter_AWN, running_AWN)
+        new.blank_AWN = _accumulate(token_AWN, new.running_AVN[:, None, BLANK])
+        new.either_AWN = _either(token_AWN, new.blank_AWN)
         return new
+
+
+def _without_sure_blanks(log_probs_AMV: Floats, lengths_A: Ints) -> tuple[Floats, Ints]:
+    """Leave out two of three positions where the blank is certain, and was before: they change nothing.
+
+    The third is left so that there is room for what is not heard at all. Returns a copy, and how many positions of each
+    utterance are left.
+    """
+    places_M = np.arange(log_probs_AMV.shape[1])
+    sure_AM = log_probs_AMV[..., BLANK] > SURE
+    since_AM = places_M - np.maximum.accumulate(np.where(sure_AM, -1, places_M), 1)  # the last one that was not
+    kept_AM = (places_M < lengths_A[:, None]) & (~sure_AM | (since_AM % 3 == 1))
+    n_kept_A = kept_AM.sum(1)
+    order_AM = np.argsort(~kept_AM, 1, kind="stable")[:, : n_kept_A.max(initial=0)]
+    return np.take_along_axis(log_probs_AMV.astype(np.float32), order_AM[..., None], 1), n_kept_A
 
 
 def _either(first: Doubles, second: Doubles) -> Doubles:
@@ -257,11 +266,14 @@ def _either(first: Doubles, second: Doubles) -> Doubles:
     return either
 
 
-def _accumulate(enter: Doubles, emit: Doubles) -> Doubles:
-    """Solve r_t = emit_t + log(exp r_{t−1} + exp enter_t) along the last dimension, r before the first being 0."""
-    running = np.maximum(emit, -1e4).cumsum(-1)
-    before = np.concatenate((np.zeros_like(running[..., :1]), running[..., :-1]), -1)
-    solved: Doubles = np.maximum(running + np.logaddexp.accumulate(enter - before, -1), NEVER)
+def _accumulate(enter_AWN: Doubles, running_AWN: Doubles) -> Doubles:
+    """Solve r_t = emit_t + log(exp r_{t−1} + exp enter_{t−1}) along the last dimension, r before the first being 0.
+
+    `running` is the sum of emit up to t.
+    """
+    solved = np.full(np.broadcast_shapes(enter_AWN.shape, running_AWN.shape), NEVER)
+    sums_AWM = np.logaddexp.accumulate((enter_AWN - running_AWN)[..., :-1], -1)
+    np.maximum(running_AWN[..., 1:] + sums_AWM, NEVER, out=solved[..., 1:])
     return solved
 
 
@@ -301,50 +313,90 @@ def decode(
     return search(recogniser, recogniser.listen(features_BTC, frames_B), config, constraint)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One of the searches that are made side by side over the same sound."""
-
-    config: DecodingConfig
-    constraint: Constraint | None = None
-    spelling: Spelling | None = None
-
-
 def search(
-    recogniser: Recogniser, memory: Memory, config: DecodingConfig, constraint: Constraint | None = None
+    recogniser: Recogniser,
+    memory: Memory,
+    config: DecodingConfig,
+    constraint: Constraint | None = None,
+    spelling: Spelling | None = None,
+    drafts: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Beam search in what was heard, all utterances and hypotheses in one grid."""
-    return search_together(recogniser, memory, [Task(config, constraint)])[0]
+    """Beam search in what was heard, all utterances and hypotheses in one grid.
 
-
-def score_texts(
-    recogniser: Recogniser, memory: Memory, config: DecodingConfig, texts: Sequence[Sequence[tuple[int, ...]]]
-) -> list[dict[tuple[int, ...], Hypothesis]]:
-    """Return of each utterance's texts, at least one, the hypotheses that `search` would make of them.
-
-    All tokens are read at once. What an utterance has no room for has no hypothesis.
+    Where the CTC head has all the weight, the decoder reads nothing. The nearer `drafts` are to what a greedy search
+    finds, the fewer steps it takes (the CTC head's best paths, if None); they change nothing else.
     """
-    n_texts, weight = max(map(len, texts)), config.ctc_weight
-    filled = [one for some in texts for one in (*some, *[some[0]] * (n_texts - len(some)))]
-    tokens_RL = lay_out([(*one, EOS) for one in filled])
-    rows = np.repeat(np.arange(len(texts)), n_texts)
-    log_probs_RLV, _ = recogniser.read(tokens_RL[:, :-1], memory.cache.select(rows))
-    next_RL1 = tokens_RL[:, 1:, None]
-    attention_RL = np.take_along_axis(log_probs_RLV, next_RL1, -1)[..., 0].cumsum(1, dtype=np.float64)
-    ctc_RL = np.zeros_like(attention_RL)
-    if weight:
-        prefixes = _ctc_prefixes(memory, next_RL1.reshape(len(texts), n_texts, -1))
-        ctc_RL = prefixes.reshape(attention_RL.shape)
-    scored: list[dict[tuple[int, ...], Hypothesis]] = [{} for _ in texts]
-    for row, text, attention_L, ctc_L in zip(rows.tolist(), filled, attention_RL, ctc_RL, strict=True):
-        end = len(text)
-        if ctc_L[end] > NEVER / 10 and end <= memory.lengths_B[row]:
-            joint_L = (1 - weight) * attention_L[: end + 1] + weight * ctc_L[: end + 1]
-            scored[row][text] = Hypothesis(
-                text, float(joint_L[end]), tuple(np.diff(joint_L, prepend=0.0).tolist()),
-                float(attention_L[end]), float(ctc_L[end]), config.token_reward * end,
-            )  # fmt: skip
-    return scored
+    return _Search(recogniser, memory, config, constraint, spelling, drafts).run()
+
+
+def rescore(
+    recogniser: Recogniser, memory: Memory, config: DecodingConfig, found: Sequence[Sequence[Hypothesis]]
+) -> list[list[Hypothesis]]:
+    """Give what the CTC head alone has found or scored the joint scores that `search` would give it, best first.
+
+    The decoder reads all tokens of all texts at once.
+    """
+    n_texts = max(map(len, found), default=0)
+    if not n_texts or config.ctc_weight == 1:
+        return [_ranked(some, config) for some in found]
+    filled = [text for some in found for text in (*(one.tokens for one in some), *[()] * (n_texts - len(some)))]
+    tokens_RL = lay_out([(*text, EOS) for text in filled])
+    cache = memory.cache.select(np.repeat(np.arange(len(found)), n_texts))
+    log_probs_RLV, _ = recogniser.read(tokens_RL[:, :-1], cache)
+    shares_RL1 = np.take_along_axis(log_probs_RLV, tokens_RL[:, 1:, None], -1).astype(np.float64)
+    shares_BWL = shares_RL1.reshape(len(found), n_texts, -1)
+    return [
+        _ranked(
+            [_joint(one, shares_L, config.ctc_weight) for one, shares_L in zip(some, shares_WL, strict=False)], config
+        )
+        for some, shares_WL in zip(found, shares_BWL, strict=True)
+    ]
+
+
+def _ranked(some: Sequence[Hypothesis], config: DecodingConfig) -> list[Hypothesis]:
+    """Return hypotheses with what their tokens earn, best first."""
+    earning = [one._replace(earned=config.token_reward * len(one.tokens)) for one in some]
+    return sorted(earning, key=lambda one: -one.score)
+
+
+def _joint(one: Hypothesis, attention_L: Doubles, weight: float) -> Hypothesis:
+    """Return a hypothesis of the CTC head's with what the decoder says of each of its tokens, and of its end."""
+    attention_L = attention_L[: len(one.tokens) + 1]
+    shares_L = (1 - weight) * attention_L + weight * np.array(one.token_log_probabilities)
+    return Hypothesis(
+        one.tokens,
+        float(shares_L.sum()),
+        tuple(shares_L.tolist()),
+        float(attention_L.sum()),
+        one.ctc if weight else 0.0,
+    )
+
+
+def ctc_score(memory: Memory, texts: Sequence[Sequence[tuple[int, ...]]]) -> list[list[Hypothesis]]:
+    """Return of each utterance's texts the hypotheses that a search by the CTC head alone would make of them.
+
+    What an utterance has no room for has no hypothesis.
+    """
+    n_texts = max(map(len, texts), default=0)
+    filled = [text for some in texts for text in (*some, *[()] * (n_texts - len(some)))]
+    if not filled:
+        return [[] for _ in texts]
+    next_AWL = lay_out([(*text, EOS) for text in filled])[:, 1:].reshape(len(texts), n_texts, -1)
+    prefixes_AWL = _ctc_prefixes(memory, next_AWL)
+    return [
+        [
+            Hypothesis(
+                text,
+                float(prefix_L[len(text)]),
+                tuple(np.diff(prefix_L[: len(text) + 1], prepend=0.0).tolist()),
+                0.0,
+                float(prefix_L[len(text)]),
+            )
+            for text, prefix_L in zip(some, prefixes_WL, strict=False)
+            if prefix_L[len(text)] > NEVER / 10
+        ]
+        for some, prefixes_WL in zip(texts, prefixes_AWL, strict=True)
+    ]
 
 
 def _ctc_prefixes(memory: Memory, next_AWL: Ints) -> Doubles:
@@ -356,9 +408,11 @@ def _ctc_prefixes(memory: Memory, next_AWL: Ints) -> Doubles:
     for place in range(n_tokens):
         if place:
             state = state.advance(all_A, all_AW, next_AWL[..., place - 1])
-        prefix_AWV, next_AW = state.extensions(), next_AWL[..., place]
-        prefix_AWV[..., EOS] = state.ending()
-        prefixes_AWL[..., place] = np.take_along_axis(prefix_AWV, next_AW[..., None], -1)[..., 0]
+        tokens_U, places_AW = np.unique(next_AWL[..., place], return_inverse=True)
+        prefix_AWU = state.extensions(tokens_U)
+        prefix_AWU[..., tokens_U == EOS] = state.ending()[..., None]
+        places_AW1 = places_AW.reshape(n_utterances, n_texts, 1)
+        prefixes_AWL[..., place] = np.take_along_axis(prefix_AWU, places_AW1, -1)[..., 0]
     return prefixes_AWL
 
 
@@ -371,32 +425,6 @@ def mean_hypothesis(hearings: Sequence[Hypothesis]) -> Hypothesis:
     return hearings[0]._replace(
         log_probability=sum(shares), token_log_probabilities=shares, attention=attention, ctc=ctc
     )
-
-
-def search_together(recogniser: Recogniser, memory: Memory, tasks: Sequence[Task]) -> list[list[list[Hypothesis]]]:
-    """Make several searches in the steps of one: for each task what `search` returns."""
-    return _Search(recogniser, memory, tasks).run()
-
-
-@dataclass
-class _Lane:
-    """One task within a batch's search: `width` columns of the grid, and what is found so far."""
-
-    config: DecodingConfig
-    constraint: Constraint | None
-    spelling: Spelling | None
-    width: int
-    beams: list[list[Hypothesis]]  # of each utterance that is not finished, best first, at most `width`
-    states: list[list[int]]  # the constraint's, of each of them
-    finished: list[list[Hypothesis]]  # of each utterance of the batch
-
-
-class _Grown(NamedTuple):
-    """A hypothesis that goes on: the column of its parent within the lane, its last token, itself."""
-
-    parent: int
-    token: int
-    hypothesis: Hypothesis
 
 
 class _Reading:
@@ -418,16 +446,16 @@ class _Reading:
 
 
 class _DraftedReading:
-    """The same for one hypothesis an utterance: what the CTC head wrote is read in one go, the rest token by token.
+    """The same for one hypothesis an utterance: what a draft has is read in one go, the rest token by token.
 
     Most of the time both write the same, and many tokens at once are read in less time ("speculative decoding",
-    Leviathan et al. 2023; the CTC head's best path is the draft). What is found is what `_Reading` finds.
+    Leviathan et al. 2023). What is found is what `_Reading` finds.
     """
 
-    def __init__(self, recogniser: Recogniser, memory: Memory) -> None:
+    def __init__(self, recogniser: Recogniser, memory: Memory, drafts: Sequence[Sequence[int]] | None = None) -> None:
         self.recogniser, self.n_read = recogniser, 0
         self.n_positions = memory.ctc_log_probs_BMV.shape[1]
-        self.draft_BL = lay_out(ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B))
+        self.draft_BL = lay_out(drafts or ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B))
         self.log_probs_BLV, self.drafted = recogniser.read(self.draft_BL, memory.cache)
         self.utterances_A = np.arange(len(self.draft_BL))
         self.follows_B = np.ones(len(self.draft_BL), bool)  # written so far is the draft
@@ -460,6 +488,8 @@ class _DraftedReading:
 
     def select(self, kept_A: Ints, _parents_AW: Ints, _width: int) -> None:
         """Go on with chosen utterances."""
+        if len(kept_A) == len(self.utterances_A):
+            return
         self.utterances_A = self.utterances_A[kept_A]
         rows = np.flatnonzero(np.isin(self.own_utterances, self.utterances_A))
         if len(rows) < len(self.own_utterances):
@@ -467,175 +497,188 @@ class _DraftedReading:
 
 
 class _Search:
-    """The state of one batch's beam search: a grid of utterances by hypotheses, which finished ones leave."""
+    """The state of one batch's beam search: a grid of utterances by hypotheses, which finished ones leave.
 
-    def __init__(self, recogniser: Recogniser, memory: Memory, tasks: Sequence[Task]) -> None:
+    Rows of the grid have the hypotheses of an utterance, best first, and behind them, where others have more, nothing.
+    """
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        memory: Memory,
+        config: DecodingConfig,
+        constraint: Constraint | None,
+        spelling: Spelling | None,
+        drafts: Sequence[Sequence[int]] | None,
+    ) -> None:
+        self.config, self.constraint = config, constraint
+        self.spelling = spelling if config.unknown_word else None
         self.lengths: list[int] = memory.lengths_B.tolist()
         self.utterances = list(range(len(self.lengths)))
-        self.n_tokens = 0
-        self.lanes = [
-            _Lane(
-                task.config, task.constraint, task.spelling if task.config.unknown_word else None, 1,
-                [[Hypothesis((), 0.0, ())] for _ in self.utterances],
-                [[0] for _ in self.utterances],
-                [[] for _ in self.utterances],
-            )
-            for task in tasks
-        ]  # fmt: skip
-        greedy = len(tasks) == 1 and tasks[0].config.beam == 1 and any(self.lengths)
-        self.reading = (_DraftedReading if greedy else _Reading)(recogniser, memory)
+        self.finished: list[list[Hypothesis]] = [[] for _ in self.lengths]
+        self.reading: _Reading | _DraftedReading | None = None
+        if max(self.lengths, default=0) and config.ctc_weight < 1:
+            self.reading = _Reading(recogniser, memory)
+            if config.beam == 1:
+                self.reading = _DraftedReading(recogniser, memory, drafts)
         self.ctc: CtcPrefix | None = None
-        if max(self.lengths, default=0) and any(task.config.ctc_weight for task in tasks):
-            self.ctc = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B, len(tasks))
+        if max(self.lengths, default=0) and config.ctc_weight:
+            self.ctc = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B)
         best_path_AM = memory.ctc_log_probs_BMV.max(-1)
         is_real_AM = np.arange(best_path_AM.shape[1]) < memory.lengths_B[:, None]
         self.best_path_A = (best_path_AM * is_real_AM).sum(1).tolist()
         self.n_heard = [0] * len(self.lengths)
-        if any(task.config.token_reward for task in tasks):
+        if config.token_reward:
             self.n_heard = [len(text) for text in ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)]
-        self.last_AW: Ints = np.full((len(self.lengths), len(tasks)), BOS)
-        self.attention_AW: Doubles = np.zeros(self.last_AW.shape)
-        tokens_V = np.arange(memory.ctc_log_probs_BMV.shape[-1])
-        self.is_word_V, self.is_end_V = ~np.isin(tokens_V, (BLANK, BOS, UNK)), tokens_V == EOS
+        n_vocab, shape = memory.ctc_log_probs_BMV.shape[-1], (len(self.lengths), 1)
+        tokens_V = np.arange(n_vocab)
+        self.is_word_V, self.is_end_V = np.ones(n_vocab, np.bool_), tokens_V == EOS
+        self.is_word_V[[BLANK, BOS, UNK]] = False
+        self.nothing_V = np.zeros(n_vocab, np.bool_)
+        self.is_real_AW = np.ones(shape, np.bool_)
+        self.states_AW, self.last_AW = np.zeros(shape, np.int64), np.full(shape, BOS)
+        self.score_AW, self.attention_AW = np.zeros(shape), np.zeros(shape)
+        self.tokens_AWL, self.shares_AWL = np.zeros((*shape, 0), np.int64), np.zeros((*shape, 0))
 
-    def run(self) -> list[list[list[Hypothesis]]]:
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the hypotheses have by now."""
+        return self.tokens_AWL.shape[-1]
+
+    def run(self) -> list[list[Hypothesis]]:
         if max(self.lengths, default=0):
             while self.utterances:
                 self._step()
-        return [[self._best(lane, i) for i in range(len(self.lengths))] for lane in self.lanes]
+        return [self._best(i) for i in range(len(self.lengths))]
 
-    def _best(self, lane: _Lane, utterance: int) -> list[Hypothesis]:
-        done = lane.finished[utterance] if self.lengths[utterance] else []
-        best = sorted(done, key=lambda one: -one.score)[: lane.config.n_best]
-        return best or ([Hypothesis((), 0.0, ())] if lane.constraint is None else [])
+    def _best(self, utterance: int) -> list[Hypothesis]:
+        done = self.finished[utterance] if self.lengths[utterance] else []
+        best = sorted(done, key=lambda one: -one.score)[: self.config.n_best]
+        return best or ([Hypothesis((), 0.0, ())] if self.constraint is None else [])
 
     def _step(self) -> None:
-        log_probs_RV = self.reading.read(self.last_AW)
-        log_probs_AWV = log_probs_RV.astype(np.float64).reshape(*self.last_AW.shape, -1)
-        attention_AWV = log_probs_AWV + self.attention_AW[..., None]
-        prefix_AWV = np.zeros_like(attention_AWV)
+        """Let all hypotheses grow by the tokens that make the best ones; put those that end among the finished."""
+        weight, reward = self.config.ctc_weight, self.config.token_reward
+        allowed_AWV = self._allowed()
+        tokens_U = np.arange(len(self.is_end_V))
+        if self.constraint is not None:
+            tokens_U = np.flatnonzero(allowed_AWV.any((0, 1)) | self.is_end_V)
+        allowed_AWU, is_end_U = allowed_AWV[..., tokens_U], tokens_U == EOS
+        score_AWU = attention_AWU = prefix_AWU = np.zeros(allowed_AWU.shape)
+        if self.reading is not None:
+            log_probs_RV = self.reading.read(self.last_AW)
+            attention_AWU = self.attention_AW[..., None] + log_probs_RV[:, tokens_U].reshape(allowed_AWU.shape)
+            if self.spelling is not None:
+                attention_AWU -= self._cost_of_words(self.spelling)[..., tokens_U]
+            score_AWU = attention_AWU
         if self.ctc is not None:
-            prefix_AWV = self.ctc.extensions()
-            prefix_AWV[..., EOS] = self.ctc.ending()
-        grown, first = [], 0
-        for lane in self.lanes:
-            columns = slice(first, first + lane.width)
-            grown.append(self._grow(lane, attention_AWV[:, columns], prefix_AWV[:, columns]))
-            first += lane.width
-        self._advance(grown)
+            prefix_AWU = self.ctc.extensions(tokens_U)
+            prefix_AWU[..., is_end_U] = self.ctc.ending()[..., None]
+            score_AWU = prefix_AWU if self.reading is None else (1 - weight) * attention_AWU + weight * prefix_AWU
+            allowed_AWU &= prefix_AWU > NEVER / 10
+            if self.config.ctc_slack is not None:
+                allowed_AWU = self._near(allowed_AWU, prefix_AWU, self.config.ctc_slack)
+        rank_AWU = np.where(allowed_AWU, score_AWU, NEVER)
+        rank_AWU[..., is_end_U] -= reward  # all that go on have one token more than those that end here
+        ranks = rank_AWU.reshape(len(self.utterances), -1)
+        best = _highest(ranks, self.config.beam)
+        rows = np.arange(len(ranks))[:, None]
+        rank, score, attention, prefix = (
+            part.reshape(ranks.shape)[rows, best] for part in (ranks, score_AWU, attention_AWU, prefix_AWU)
+        )
+        threshold = math.inf if self.config.beam_threshold is None else self.config.beam_threshold
+        parents, columns = np.divmod(best, len(tokens_U))
+        tokens = tokens_U[columns]
+        shares = score - self.score_AW[rows, parents]
+        good = rank > np.maximum(NEVER / 10, rank[:, :1] - threshold)
+        ends, earned = tokens == EOS, reward * (self.n_tokens + 1)
+        ending = good & ends
+        ending &= ending.cumsum(1) <= self.config.n_best  # they are as long as each other: the best come first
+        self._finish(ending, parents, score, shares, attention, prefix)
+        # Probabilities only fall, so a hypothesis below the worst one that is wanted can no longer win, whatever
+        # the tokens earn that may be to come.
+        good &= ~ends & (score + earned > np.array([self._bar(one) for one in self.utterances])[:, None])
+        self._advance(good, parents, tokens, score, shares, attention)
 
-    def _grow(self, lane: _Lane, attention_AWV: Doubles, prefix_AWV: Doubles) -> list[list[_Grown]]:
-        """Return each utterance's best hypotheses with one more token; put those that end among the finished."""
-        if not lane.width:
-            return [[] for _ in self.utterances]
-        if lane.spelling is not None:
-            attention_AWV = attention_AWV - self._cost_of_words(lane, lane.spelling)
-        weight, score_AWV, allowed_AWV = lane.config.ctc_weight, attention_AWV, self._allowed(lane)
-        if weight:
-            score_AWV = (1 - weight) * attention_AWV + weight * prefix_AWV
-            allowed_AWV = allowed_AWV & (prefix_AWV > NEVER / 10)
-            if lane.config.ctc_slack is not None:
-                allowed_AWV = self._near(lane, allowed_AWV, prefix_AWV, lane.config.ctc_slack)
-        reward = lane.config.token_reward
-        rank_AWV = np.where(allowed_AWV, score_AWV, NEVER)
-        rank_AWV[..., EOS] -= reward  # all that go on have one token more than those that end here
-        ranks = rank_AWV.reshape(len(self.utterances), -1)
-        n_vocab, best = score_AWV.shape[-1], _highest(ranks, lane.config.beam)
-        parts = (part.reshape(ranks.shape) for part in (ranks, score_AWV, attention_AWV, prefix_AWV))
-        chosen = np.arange(len(ranks))[:, None], best
-        numbers = np.stack([part[chosen] for part in parts], -1).tolist()
-        grown: list[list[_Grown]] = []
-        threshold = math.inf if lane.config.beam_threshold is None else lane.config.beam_threshold
-        for place, indices in enumerate(best.tolist()):
-            utterance = self.utterances[place]
-            finished, going = lane.finished[utterance], []
-            lowest = max(NEVER / 10, numbers[place][0][0] - threshold)
-            for (rank, log_probability, attention, ctc), index in zip(numbers[place], indices, strict=True):
-                if rank <= lowest:
-                    break
-                parent, token = divmod(index, n_vocab)
-                old = lane.beams[place][parent]
-                tokens = old.tokens if token == EOS else (*old.tokens, token)
-                shares = (*old.token_log_probabilities, log_probability - old.log_probability)
-                earned = reward * len(tokens)
-                new = Hypothesis(tokens, log_probability, shares, attention, ctc if weight else 0.0, earned)
-                if token == EOS:
-                    finished.append(new)
-                else:
-                    going.append(_Grown(parent, token, new))
-            # Probabilities only fall, so a hypothesis below the worst one that is wanted can no longer win, whatever
-            # the tokens earn that may be to come.
-            done = sorted((one.score for one in finished), reverse=True)
-            bar = done[lane.config.n_best - 1] if len(done) >= lane.config.n_best else -math.inf
-            bar -= reward * max(0, self.n_heard[utterance] + UNHEARD - self.n_tokens - 1)
-            grown.append([one for one in going if one.hypothesis.score > bar])
-        return grown
+    def _finish(
+        self, ends: Bools, parents: Ints, score: Doubles, shares: Doubles, attention: Doubles, prefix: Doubles
+    ) -> None:
+        """Put hypotheses that end among the finished."""
+        for row, place in np.argwhere(ends).tolist():
+            parent = parents[row, place]
+            tokens = tuple(self.tokens_AWL[row, parent].tolist())
+            earlier = self.shares_AWL[row, parent].tolist()
+            self.finished[self.utterances[row]].append(
+                Hypothesis(
+                    tokens, float(score[row, place]), (*earlier, float(shares[row, place])),
+                    float(attention[row, place]), float(prefix[row, place]), self.config.token_reward * len(tokens),
+                )
+            )  # fmt: skip
 
-    def _cost_of_words(self, lane: _Lane, spelling: Spelling) -> Floats:
+    def _bar(self, utterance: int) -> float:
+        """Return the score under which no hypothesis of an utterance can win any more."""
+        done = self.finished[utterance]
+        if len(done) < self.config.n_best:
+            return -math.inf
+        worst = sorted((one.score for one in done), reverse=True)[self.config.n_best - 1]
+        return worst - self.config.token_reward * max(0, self.n_heard[utterance] + UNHEARD - self.n_tokens - 1)
+
+    def _cost_of_words(self, spelling: Spelling) -> Floats:
         """Return what each next token costs because of the word that it makes, `cost_AWV`."""
-        cost_AWV = np.zeros((len(lane.beams), lane.width, len(self.is_word_V)), np.float32)
-        for cost_WV, beams in zip(cost_AWV, lane.beams, strict=True):
-            for cost_V, one in zip(cost_WV, beams, strict=False):
-                unknown_V = spelling.unknown(one.tokens)
-                if unknown_V is not None:
-                    cost_V[unknown_V] = lane.config.unknown_word
+        cost_AWV = np.zeros((*self.last_AW.shape, len(self.is_word_V)), np.float32)
+        for row, column in np.argwhere(self.is_real_AW).tolist():
+            unknown_V = spelling.unknown(self.tokens_AWL[row, column].tolist())
+            if unknown_V is not None:
+                cost_AWV[row, column, unknown_V] = self.config.unknown_word
         return cost_AWV
 
-    def _near(self, lane: _Lane, allowed_AWV: Bools, prefix_AWV: Doubles, slack: float) -> Bools:
+    def _near(self, allowed_AWV: Bools, prefix_AWV: Doubles, slack: float) -> Bools:
         """Return which tokens may follow that do not leave the sound behind; all, where something must be written."""
         floors = [self.best_path_A[one] - SLACK - slack * self.lengths[one] for one in self.utterances]
         near_AWV = allowed_AWV & (prefix_AWV >= np.array(floors)[:, None, None])
         written_A = [
-            any(text.ctc >= floor for text in lane.finished[one])
+            any(text.ctc >= floor for text in self.finished[one])
             for one, floor in zip(self.utterances, floors, strict=True)
         ]
         is_done_A11 = near_AWV.any((1, 2), keepdims=True) | np.array(written_A)[:, None, None]
         return np.where(is_done_A11, near_AWV, allowed_AWV)
 
-    def _allowed(self, lane: _Lane) -> Bools:
-        """Return which tokens may follow, `allowed_AWV`: none where an utterance has no such hypothesis (any more)."""
-        if lane.constraint is None and all(len(states) == lane.width for states in lane.states):
-            ended_A11 = np.array([self.n_tokens == self.lengths[one] for one in self.utterances])[:, None, None]
-            return np.where(ended_A11, self.is_end_V, self.is_word_V)
-        nothing_V, rows = np.zeros_like(self.is_word_V), []
-        for utterance, states in zip(self.utterances, lane.states, strict=True):
-            # No sentence has more tokens than the sound has positions: all that can follow is the end.
-            may_V = self.is_end_V if self.n_tokens == self.lengths[utterance] else self.is_word_V
-            if lane.constraint is None:
-                rows += [may_V] * len(states)
-            else:
-                rows += [lane.constraint.allowed(state) & may_V for state in states]
-            rows += [nothing_V] * (lane.width - len(states))
-        return np.stack(rows).reshape(-1, lane.width, len(nothing_V))
+    def _allowed(self) -> Bools:
+        """Return which tokens may follow, `allowed_AWV`: none where an utterance has no such hypothesis."""
+        # No sentence has more tokens than the sound has positions: all that can follow is the end.
+        ended_A11 = np.array([self.n_tokens == self.lengths[one] for one in self.utterances])[:, None, None]
+        allowed_AWV = np.where(ended_A11, self.is_end_V, self.is_word_V) & self.is_real_AW[..., None]
+        if self.constraint is not None:
+            masks_RV = np.array([self.constraint.allowed(state) for state in self.states_AW.reshape(-1).tolist()])
+            allowed_AWV &= masks_RV.reshape(allowed_AWV.shape)
+        return allowed_AWV
 
-    def _advance(self, grown: Sequence[Sequence[Sequence[_Grown]]]) -> None:
-        """Go on with what has grown: the utterances and columns that have nothing more to say leave the grid."""
-        kept = [place for place in range(len(self.utterances)) if any(lane[place] for lane in grown)]
-        columns: list[list[tuple[int, int, float]]] = [[] for _ in kept]
-        first = 0
-        for lane, beams in zip(self.lanes, grown, strict=True):
-            before, old_states = lane.width, lane.states
-            lane.width = max((len(beams[place]) for place in kept), default=0)
-            lane.beams = [[one.hypothesis for one in beams[place]] for place in kept]
-            lane.states = [[0] * len(beams[place]) for place in kept]
-            for row, place in enumerate(kept):
-                beam = beams[place]
-                if lane.constraint is not None:
-                    follow, states = lane.constraint.next, old_states[place]
-                    lane.states[row] = [follow(states[one.parent], one.token) for one in beam]
-                columns[row] += [(first + one.parent, one.token, one.hypothesis.attention) for one in beam]
-                columns[row] += [(0, BOS, 0.0)] * (lane.width - len(beam))
-            first += before
-        self.utterances = [self.utterances[place] for place in kept]
-        self.n_tokens += 1
-        if kept:
-            self._select(kept, columns, first)
-
-    def _select(self, kept: list[int], columns: list[list[tuple[int, int, float]]], width: int) -> None:
-        kept_A = np.array(kept)
-        parents, tokens, attention = ([[one[i] for one in row] for row in columns] for i in range(3))
-        parents_AW, self.last_AW, self.attention_AW = np.array(parents), np.array(tokens), np.array(attention)
-        self.reading.select(kept_A, parents_AW, width)
+    def _advance(
+        self, good: Bools, parents: Ints, tokens: Ints, score: Doubles, shares: Doubles, attention: Doubles
+    ) -> None:
+        """Go on with what is good: the utterances and columns that have nothing more to say leave the grid."""
+        kept_A = np.flatnonzero(good.any(1))
+        self.utterances = [self.utterances[place] for place in kept_A.tolist()]
+        if not len(kept_A):
+            return
+        width = int(good.sum(1).max())
+        chosen = kept_A[:, None], np.argsort(~good[kept_A], 1, kind="stable")[:, :width]
+        self.is_real_AW, parents_AW = good[chosen], parents[chosen]
+        self.last_AW = np.where(self.is_real_AW, tokens[chosen], BOS)
+        parents_AW = np.where(self.is_real_AW, parents_AW, 0)
+        self.score_AW, self.attention_AW = score[chosen], attention[chosen]
+        before, n_columns = (kept_A[:, None], parents_AW), self.tokens_AWL.shape[1]
+        self.tokens_AWL = np.concatenate((self.tokens_AWL[before], self.last_AW[..., None]), -1)
+        self.shares_AWL = np.concatenate((self.shares_AWL[before], shares[chosen][..., None]), -1)
+        if self.constraint is not None:
+            follow, states_AW = self.constraint.next, self.states_AW[before]
+            self.states_AW = np.zeros_like(states_AW)
+            pairs = zip(states_AW[self.is_real_AW].tolist(), self.last_AW[self.is_real_AW].tolist(), strict=True)
+            self.states_AW[self.is_real_AW] = [follow(state, token) for state, token in pairs]
+        else:
+            self.states_AW = np.zeros_like(parents_AW)
+        if self.reading is not None:
+            self.reading.select(kept_A, parents_AW, n_columns)
         if self.ctc is not None:
             self.ctc = self.ctc.advance(kept_A, parents_AW, self.last_AW)
 

@@ -53,12 +53,12 @@ from speechformer.decoding import (
     Hypothesis,
     Memory,
     Recogniser,
-    Task,
     cross_looks,
     ctc_greedy,
+    ctc_score,
     mean_hypothesis,
-    score_texts,
-    search_together,
+    rescore,
+    search,
 )
 from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, Array, collate
@@ -78,14 +78,18 @@ BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do
 GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was heard is kept until they are written
 FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig(ctc_weight=0.5)  # that search only has to say how well anything else would fit
-COMMAND_BEAM, COMMAND_THRESHOLD, N_BEST = 32, 10.0, 5
-COMMAND_REWARD = 2.5  # nats a token inside a command set, where what is heard badly can be optional
+# Inside a command set the CTC head looks out for texts, and the decoder weighs the best of them, so many nats behind.
+COMMAND_BEAM, COMMAND_THRESHOLD, COMMAND_TEXTS, COMMAND_NEAR = 128, 20.0, 8, 10.0
+DICTATION_BEAM, DICTATION_THRESHOLD = 32, 10.0  # where any words may follow, both search together
+LOOKOUT_REWARD, COMMAND_REWARD = 1.5, 2.5  # nats a token: what is heard badly can be optional
+N_BEST = 5
 PAUSE_S = 1.5  # without a word, within what is said
 MARGIN_S, LEAST_S = 0.8, 2.0  # left on around speech; what is left off is at least so long
 OTHERS = 3  # places before it or after it in which somebody else is heard, and then:
 MARGIN_BESIDE_OTHERS_S, LEAST_BESIDE_OTHERS_S = 0.4, 1.0
 SHORT = 0.15  # of a command's length: what is shorter, a pause before or after it, is a cup or somebody else
-DOUBT, SPEEDS = 2.0, (0.9, 1.1)  # two answers so many nats apart are weighed at other speeds, too
+DOUBT, SPEEDS = 1.5, (0.9, 1.1)  # two answers so many nats apart are weighed at other speeds, too
+UNLIKE = 10.0  # nats less likely than what is heard freely: that is no command, whichever is the likeliest
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
@@ -165,6 +169,7 @@ class Transcriber:
         self.batch_size = batch_size or BATCH
         self.settings, self.recogniser, self.extract = settings, recogniser, extract
         self.decoding = decoding or (BESIDE_COMMANDS if commands else FREE)
+        self.command_config = replace(self.decoding, token_reward=max(COMMAND_REWARD, self.decoding.token_reward))
         self.word_times = word_times
         self.commands = _compile(commands, settings.tokenizer) if commands else None
         self.spelling = TokenLexicon(settings.lexicon, settings.tokenizer) if settings.lexicon else None
@@ -370,22 +375,13 @@ class Transcriber:
         return begin, part_N
 
     def _decode(self, memory: Memory, pieces: Sequence[Waveform]) -> list[Heard]:
-        tasks = [Task(self.decoding, spelling=self.spelling)]
-        if self.commands is not None:
-            config = replace(
-                self.decoding,
-                beam=max(COMMAND_BEAM, self.decoding.beam),
-                n_best=N_BEST,
-                token_reward=max(COMMAND_REWARD, self.decoding.token_reward),
-                beam_threshold=COMMAND_THRESHOLD,
-            )
-            tasks.append(Task(config, self.commands))
-        free, *others = search_together(self.recogniser, memory, tasks)
+        inside = self._inside(memory, self.commands) if self.commands else None
+        free = self._freely(memory, inside or [[] for _ in memory.lengths_B])
         texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
         found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
         heard_BMV = [memory.ctc_log_probs(row) for row in range(len(memory.lengths_B))]
-        if others:
-            meanings_B = self._weighed(others[0], tasks[1].config, pieces)
+        if inside is not None:
+            meanings_B = self._weighed(inside, [one[0] for one in free], pieces)
             found = [
                 self._command(meanings, one[0], text, float(log_probs_MV[:, BLANK].mean()))
                 for meanings, one, text, log_probs_MV in zip(meanings_B, free, texts, heard_BMV, strict=True)
@@ -399,15 +395,62 @@ class Transcriber:
             for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
         ]
 
+    def _freely(self, memory: Memory, inside: Sequence[Sequence[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Return what is heard without a command set; what the CTC head writes, where that is the best command."""
+        best = [some[0] if some else NOTHING for some in inside]
+        written = ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)
+        free = [
+            [one] if one.tokens and list(one.tokens) == path else [] for one, path in zip(best, written, strict=True)
+        ]
+        left = [row for row, some in enumerate(free) if not some]
+        if left:
+            # A draft saves steps where it is what the search will find.
+            heard = [memory.ctc_log_probs(row).max(1).sum() for row in left]
+            drafts = [
+                best[row].tokens if best[row].ctc > most - UNLIKE else written[row]
+                for row, most in zip(left, heard, strict=True)
+            ]
+            rest = Memory.join([(memory, np.array(left))])
+            found = search(self.recogniser, rest, self.decoding, spelling=self.spelling, drafts=drafts)
+            for row, some in zip(left, found, strict=True):
+                free[row] = some
+        return free
+
+    def _inside(self, memory: Memory, commands: TokenAutomaton) -> list[list[Hypothesis]]:
+        """Return the best commands of each utterance: the CTC head looks for them, the decoder weighs what it finds.
+
+        Without the decoder the beam can be so wide that a command whose begin is badly heard is not lost. Where any
+        words may be dictated the decoder has to help, though: it spells.
+        """
+        if commands.grammar.has_wildcards:
+            config = replace(
+                self.command_config, beam=DICTATION_BEAM, n_best=N_BEST, beam_threshold=DICTATION_THRESHOLD
+            )
+            return search(self.recogniser, memory, config, commands)
+        config = DecodingConfig(
+            beam=COMMAND_BEAM,
+            ctc_weight=1.0,
+            n_best=COMMAND_TEXTS,
+            token_reward=LOOKOUT_REWARD,
+            beam_threshold=COMMAND_THRESHOLD,
+        )
+        found = search(self.recogniser, memory, config, commands)
+        near = [[one for one in some if one.score > some[0].score - COMMAND_NEAR] for some in found]
+        return [some[:N_BEST] for some in rescore(self.recogniser, memory, self.command_config, near)]
+
     def _weighed(
-        self, commands: Sequence[Sequence[Hypothesis]], config: DecodingConfig, pieces: Sequence[Waveform]
+        self, commands: Sequence[Sequence[Hypothesis]], free: Sequence[Hypothesis], pieces: Sequence[Waveform]
     ) -> list[Meanings]:
         """Return the meanings of each piece's hypotheses, best first.
 
         Where two are nearly as likely, the piece is heard at other speeds too, and the hypotheses' mean counts.
         """
         meanings_B = [self._meanings(hypotheses) for hypotheses in commands]
-        close = [number for number, meanings in enumerate(meanings_B) if _is_close(meanings)]
+        close = [
+            number
+            for number, (meanings, heard) in enumerate(zip(meanings_B, free, strict=True))
+            if _is_close(meanings, heard)
+        ]
         views = [(number, speed) for number in close for speed in SPEEDS]
         features = {i: self.extract(at_speed(pieces[number], speed)) for i, (number, speed) in enumerate(views)}
         memories: list[Memory] = []
@@ -415,9 +458,9 @@ class Transcriber:
         hearings = {number: [{one.tokens: one for one in commands[number]}] for number in close}
         for place, memory in enumerate(memories):
             here = [views[i][0] for i, (where, _) in places.items() if where == place]
-            texts = [list(hearings[number][0]) for number in here]
-            for number, scored in zip(here, score_texts(self.recogniser, memory, config, texts), strict=True):
-                hearings[number].append(scored)
+            scored = ctc_score(memory, [list(hearings[number][0]) for number in here])
+            for number, some in zip(here, rescore(self.recogniser, memory, self.command_config, scored), strict=True):
+                hearings[number].append({one.tokens: one for one in some})
         for number, heard in hearings.items():
             means = [
                 mean_hypothesis([one[text] for one in heard]) for text in heard[0] if all(text in one for one in heard)
@@ -475,10 +518,12 @@ class Transcriber:
         return meanings
 
 
-def _is_close(meanings: Meanings) -> bool:
-    """Say whether the two best meanings are nearly as likely."""
-    scores = [one.score for one, _ in meanings[:2]]
-    return len(scores) == 2 and scores[0] - scores[1] < DOUBT
+def _is_close(meanings: Meanings, free: Hypothesis) -> bool:
+    """Say whether the two best meanings are nearly as likely, and not much less so than what is heard freely."""
+    best = [one for one, _ in meanings[:2]]
+    if len(best) < 2 or free.log_probability - best[0].log_probability > UNLIKE:
+        return False
+    return best[0].score - best[1].score < DOUBT
 
 
 def _batches(order: Sequence[int], seconds_of: Mapping[int, float], size: int) -> list[list[int]]:

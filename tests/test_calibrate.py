@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from speechformer.confidence import N_EVIDENCE, Calibration, Head
 from speechformer.grammar import Grammar
 from tests.conftest import import_recipe
 
@@ -65,3 +67,29 @@ def test_each_sentence_can_end_from_its_half_on(recipe: ModuleType) -> None:
     assert sorted(grammar.sentences()) == [
         "open the red", "open the red door", "open the red door now", "stop",
     ]  # fmt: skip
+
+
+def sample(recipe: ModuleType, speech: float, is_speech: bool, is_right: bool) -> object:
+    """Return a sample whose only evidence is how much it is like speech, in log odds."""
+    evidence = [speech] + [0.0] * (N_EVIDENCE - 1)
+    return recipe.Sample(evidence, "somebody", is_speech, is_speech, is_right)
+
+
+@pytest.mark.parametrize(
+    ("noise", "odds"),
+    [
+        (-9.0, 5.0),  # nothing like speech: one of a hundred right answers may be lost
+        (5.2, 5.7),  # a sneeze: above it
+        (9.0, 6.0),  # what is more like speech than most of speech is: no more than two of a hundred
+    ],
+)
+def test_no_noise_is_accepted_unless_too_much_speech_would_be_lost(
+    recipe: ModuleType, noise: float, odds: float
+) -> None:
+    certain, as_given = Head((0.0,) * N_EVIDENCE, 50.0), Head((1.0,) + (0.0,) * (N_EVIDENCE - 1), 0.0)
+    calibration = Calibration(speech=as_given, command=certain, right=certain)
+    right = [sample(recipe, speech, True, True) for speech in (4.0, 5.0, 6.0, *[7.0] * 98)]
+    wrong = [sample(recipe, 20.0, True, False), sample(recipe, noise, False, False)]
+    fitted = recipe.thresholds(calibration, right + wrong)
+    assert math.log(fitted.min_speech / (1 - fitted.min_speech)) == pytest.approx(odds, abs=1e-3)
+    assert fitted.min_confidence == recipe.ENOUGH

@@ -24,12 +24,11 @@ from speechformer.decoding import (
     DecodingConfig,
     Hypothesis,
     Memory,
-    Task,
     ctc_greedy,
+    ctc_score,
     mean_hypothesis,
-    score_texts,
+    rescore,
     search,
-    search_together,
 )
 from speechformer.errors import ConfigError
 from speechformer.model import SpeechTransformer
@@ -232,7 +231,7 @@ def test_prefix_scores_are_the_sum_over_all_alignments(tokens: tuple[int, ...]) 
     draw = torch.Generator().manual_seed(3)
     log_probs_AMV = torch.randn(2, 5, 6, generator=draw).mul(2).log_softmax(-1)
     state = walk(CtcPrefix(log_probs_AMV.numpy(), np.array(lengths)), tokens)
-    prefix_AWV = state.extensions()
+    prefix_AWV = state.extensions(np.arange(6))
     for row, length in enumerate(lengths):
         sentences = all_sentences(log_probs_AMV[row, :length])
         assert math.exp(state.ending()[row, 0]) == pytest.approx(sentences.get(tokens, 0.0), rel=1e-9)
@@ -257,7 +256,7 @@ def test_a_certain_ctc_head_gives_its_sentence_for_certain() -> None:
         log_probs_AMV[0, position, token] = 0.0
     state = walk(CtcPrefix(log_probs_AMV.numpy(), np.array([6])), (4, 4, 5))
     assert float(state.ending()[0, 0]) == pytest.approx(0.0, abs=1e-9)
-    assert not np.isnan(state.extensions()).any()
+    assert not np.isnan(state.extensions(np.arange(6))).any()
 
 
 @weights
@@ -274,46 +273,66 @@ def test_a_batch_is_decoded_as_its_utterances_alone(make_model: MakeModel, weigh
 
 
 @weights
-def test_searches_side_by_side_find_what_each_finds_alone(make_model: MakeModel, weight: float) -> None:
-    model, frames = sharp_model(make_model), (5, 16, 0, 9, 2)
+def test_what_the_ctc_head_finds_is_rescored_as_searches_score_it(make_model: MakeModel, weight: float) -> None:
+    frames = (3, 16, 0, 11)
     features_BTC = torch.cat([functional.pad(draw_features(n, i), (0, 0, 0, 16 - n)) for i, n in enumerate(frames)])
-    recogniser = TorchRecogniser(model)
-    memory = recogniser.listen(features_BTC.numpy(), np.array(frames))
-    tasks = [
-        Task(DecodingConfig(ctc_weight=weight)),
-        Task(DecodingConfig(beam=5, n_best=3, ctc_weight=weight), OneWord()),
-        Task(DecodingConfig(beam=3, n_best=2, ctc_weight=0.0)),
-    ]
-    for task, together in zip(tasks, search_together(recogniser, memory, tasks), strict=True):
-        alone = search(recogniser, memory, task.config, task.constraint)
-        for found, expected in zip(together, alone, strict=True):
-            same_pairs(as_pairs(found), as_pairs(expected))
+    recogniser = Counting(sharp_model(make_model))
+    memory, recogniser.reads = recogniser.listen(features_BTC.numpy(), np.array(frames)), []
+    found = search(recogniser, memory, DecodingConfig(beam=50, n_best=6, ctc_weight=1.0), OneWord())
+    assert [len(some) for some in found] == [3, 6, 0, 6]
+    assert recogniser.reads == [], "the decoder has no say"
+    config = DecodingConfig(beam=50, n_best=50, ctc_weight=weight, token_reward=0.7)
+    expected = search(recogniser, memory, config, OneWord())
+    recogniser.reads = []
+    for some, every, rescored in zip(found, expected, rescore(recogniser, memory, config, found), strict=True):
+        searched = {one.tokens: one for one in every}
+        assert {one.tokens for one in some} == {one.tokens for one in rescored} <= searched.keys()
+        assert [one.score for one in rescored] == sorted((one.score for one in rescored), reverse=True)
+        for one in rescored:
+            assert np.hstack(one[1:]) == pytest.approx(np.hstack(searched[one.tokens][1:]), abs=1e-4)
+    assert len(recogniser.reads) == (weight < 1), "all texts are read at once"
 
 
-@weights
-def test_given_texts_have_the_scores_that_searches_find(make_model: MakeModel, weight: float) -> None:
+def test_there_may_be_nothing_to_rescore(make_model: MakeModel) -> None:
+    recogniser = TorchRecogniser(make_model())
+    memory = recogniser.listen(draw_features(9).numpy(), np.array([9]))
+    assert rescore(recogniser, memory, DecodingConfig(), [[]]) == [[]]
+    assert ctc_score(memory, [[]]) == [[]]
+
+
+def test_given_texts_have_the_scores_that_searches_find(make_model: MakeModel) -> None:
     model, frames = sharp_model(make_model), (9, 11, 5)
     texts = [[(4,), (4, 5), (5, 4, 4), ()], [(5,)], [(), (4, 4)]]
     features_BTC = torch.cat([functional.pad(draw_features(n, n), (0, 0, 0, 11 - n)) for n in frames])
-    recogniser = TorchRecogniser(model)
-    memory = recogniser.listen(features_BTC.numpy(), np.array(frames))
-    config = DecodingConfig(ctc_weight=weight, token_reward=0.7)
-    for n, some, found in zip(frames, texts, score_texts(recogniser, memory, config, texts), strict=True):
-        wide = DecodingConfig(beam=999, n_best=999, ctc_weight=weight, token_reward=0.7)
+    memory = TorchRecogniser(model).listen(features_BTC.numpy(), np.array(frames))
+    for n, some, found in zip(frames, texts, ctc_score(memory, texts), strict=True):
+        wide = DecodingConfig(beam=999, n_best=999, ctc_weight=1.0)
         searched = {one.tokens: one for one in decode(model, draw_features(n, n), torch.tensor([n]), wide)[0]}
-        assert found.keys() == set(some)
-        for text, one in found.items():
-            assert one.tokens == text
-            assert np.hstack(one[1:]) == pytest.approx(np.hstack(searched[text][1:]), abs=1e-4)
-            assert one.score == pytest.approx(one.log_probability + 0.7 * len(text), abs=1e-9)
+        assert [one.tokens for one in found] == some
+        for one in found:
+            assert np.hstack(one[1:]) == pytest.approx(np.hstack(searched[one.tokens][1:]), abs=1e-4)
 
 
-@weights
-def test_a_text_that_an_utterance_has_no_room_for_has_no_hypothesis(make_model: MakeModel, weight: float) -> None:
-    recogniser = TorchRecogniser(sharp_model(make_model))
-    memory = recogniser.listen(draw_features(3).numpy(), np.array([3]))
+def test_a_text_that_an_utterance_has_no_room_for_has_no_hypothesis(make_model: MakeModel) -> None:
+    memory = TorchRecogniser(sharp_model(make_model)).listen(draw_features(3).numpy(), np.array([3]))
     texts = [[(4,), (4, 5, 4, 5)]]  # two positions
-    assert score_texts(recogniser, memory, DecodingConfig(ctc_weight=weight), texts)[0].keys() == {(4,)}
+    assert [one.tokens for one in ctc_score(memory, texts)[0]] == [(4,)]
+
+
+def test_positions_where_the_blank_is_certain_change_nothing() -> None:
+    heard_MV = np.random.default_rng(0).standard_normal((3, 6)) * 2
+    heard_MV -= np.logaddexp.reduce(heard_MV, -1, keepdims=True)
+    blank_1V = np.where(np.arange(6) == BLANK, -1e-7, -30.0)[None]
+    around = [blank_1V] * 3, [heard_MV[:1]], [blank_1V] * 2, [heard_MV[1:]], [blank_1V] * 3
+    sentences = all_sentences(torch.from_numpy(np.concatenate([part for parts in around for part in parts[:1]])))
+    batch_BMV = np.zeros((2, 11, 6), np.float32)
+    batch_BMV[0] = np.concatenate([part for parts in around for part in parts])
+    batch_BMV[1, :2] = blank_1V
+    memory = Memory(batch_BMV, np.array([11, 2]), None)
+    assert CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B).probs_AMV.shape[1] == 6
+    heard, nothing = ctc_score(memory, [[(4,), (4, 4), (4, 5, 4), ()], [()]])
+    assert [one.ctc for one in heard] == pytest.approx([math.log(sentences[one.tokens]) for one in heard], abs=1e-4)
+    assert [one.ctc for one in nothing] == pytest.approx([0.0], abs=1e-4)
 
 
 def test_the_mean_of_hearings_is_of_all_their_log_probabilities() -> None:
@@ -339,8 +358,12 @@ def test_a_draft_saves_steps_and_changes_nothing(
     recogniser, frames = Counting(sharp_model(make_model, 1)), (5, 16, 0, 9, 2, 30, 12)
     features = [functional.pad(draw_features(n, i), (0, 0, 0, 30 - n)) for i, n in enumerate(frames)]
     memory = recogniser.listen(torch.cat(features).numpy(), np.array(frames))
-    recogniser.reads, task = [], Task(DecodingConfig(ctc_weight=0.1))
-    expected = search_together(recogniser, memory, [task, task])[0]  # without a draft
+    recogniser.reads, config = [], DecodingConfig(ctc_weight=0.1)
+    monkeypatch.setattr(
+        decoding, "_DraftedReading", lambda recogniser, memory, _: decoding._Reading(recogniser, memory)
+    )
+    expected = search(recogniser, memory, config)
+    monkeypatch.undo()
     texts = [list(one[0].tokens) for one in expected]
     n_steps = len(recogniser.reads)
     assert n_steps == 1 + max(map(len, texts)) > 4
@@ -352,9 +375,8 @@ def test_a_draft_saves_steps_and_changes_nothing(
         "wrong": [[9 - token for token in text] for text in texts],
         "of others": [*texts[1:], texts[0]],
     }
-    monkeypatch.setattr(decoding, "ctc_greedy", lambda *_: drafts[draft])
     recogniser.reads = []
-    for found, wanted in zip(search(recogniser, memory, task.config), expected, strict=True):
+    for found, wanted in zip(search(recogniser, memory, config, drafts=drafts[draft]), expected, strict=True):
         same_pairs(as_pairs(found), as_pairs(wanted))
     assert recogniser.reads[0] == (len(frames), 1 + max(map(len, drafts[draft])))
     if draft == "right":
@@ -377,7 +399,7 @@ def test_a_decoder_that_goes_round_in_a_circle_is_held_to_the_sound(make_model: 
         decode(model, features, frames, DecodingConfig(beam=2, ctc_weight=0.02, ctc_slack=slack))[0][0]
         for slack in (None, 0.6)
     )
-    assert len(loose.tokens) > 5
+    assert len(loose.tokens) > 3
     assert len(held.tokens) <= 1
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from speechformer.decoding import DecodingConfig, Hypothesis, Task, search_together
+from speechformer.decoding import DecodingConfig, Hypothesis, search
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.lexicon import Lexicon, TokenLexicon
@@ -82,7 +82,7 @@ def find(model: SpeechTransformer, config: DecodingConfig, spelling: Forbidding 
     recogniser = TorchRecogniser(model)
     features = np.random.default_rng(3).standard_normal((1, 12, 3)).astype(np.float32)
     memory = recogniser.listen(features, np.array([12]))
-    return search_together(recogniser, memory, [Task(config, spelling=spelling)])[0][0]
+    return search(recogniser, memory, config, spelling=spelling)[0]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechformer import DecodingConfig, Transcriber
+from speechformer import DecodingConfig, Transcriber, decoding
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.checkpoint import Checkpoint
-from speechformer.decoding import Floats, Hypothesis, Ints, Memory, Recogniser, Task, search_together
+from speechformer.decoding import Floats, Hypothesis, Ints, Memory, Recogniser, Spelling
 from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
@@ -67,14 +67,16 @@ def test_texts_of_about_a_length_are_decoded_together(checkpoint: Checkpoint, mo
     waveforms = [np.tile(spoken(word), n) for word, n in (("go", 4), ("left", 1), ("stop", 3), ("go", 1), ("left", 2))]
     batches: list[list[int]] = []
 
-    def search(recogniser: Recogniser, memory: Memory, tasks: list[Task]) -> list[list[list[Hypothesis]]]:
+    def search(
+        recogniser: Recogniser, memory: Memory, config: DecodingConfig, *, spelling: Spelling | None, drafts: None
+    ) -> list[list[Hypothesis]]:
         batches.append(memory.lengths_B.tolist())
-        return search_together(recogniser, memory, tasks)
+        return decoding.search(recogniser, memory, config, spelling=spelling, drafts=drafts)
 
     def written_first(log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
         return [[4] * (100 - length) for length in lengths_B.tolist()]  # the longer the sound, the less is said
 
-    monkeypatch.setattr("speechformer.transcribe.search_together", search)
+    monkeypatch.setattr("speechformer.transcribe.search", search)
     monkeypatch.setattr("speechformer.transcribe.ctc_greedy", written_first)
     together = transcriber.transcribe_waveforms(waveforms, [""] * 5)
     lengths = [length for lengths_B in batches for length in sorted(lengths_B, reverse=True)]
@@ -150,7 +152,8 @@ def test_two_answers_that_are_nearly_as_likely_are_weighed_at_other_speeds(
     grammar = Grammar.parse("go\nstop now\nleft", is_yaml=False)
     chosen = Transcriber.from_checkpoint(checkpoint, commands=grammar, precision="fp32")
     chosen.recogniser = network
-    monkeypatch.setattr("speechformer.transcribe.COMMAND_THRESHOLD", 1e9)  # an untrained network is sure of nonsense
+    for least in ("COMMAND_THRESHOLD", "COMMAND_NEAR"):  # an untrained network is sure of nonsense
+        monkeypatch.setattr(f"speechformer.transcribe.{least}", 1e9)
     answers = {}
     for doubt in (-1.0, 1e9):
         monkeypatch.setattr("speechformer.transcribe.DOUBT", doubt)

@@ -9,6 +9,7 @@ nobody's training has such commands, and the probabilities should hold for them,
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -27,7 +28,7 @@ from speechformer.data import Row, read_manifest
 from speechformer.grammar import Grammar
 from speechformer.model_folder import find_model, save_calibration
 from speechformer.tokenizer import normalise
-from speechformer.transcribe import Transcriber
+from speechformer.transcribe import MAX_SPAN_S, Transcriber
 from speechformer.trial import calibration_error
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,8 @@ N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE, N_READ = 400, 30, 4, 120, 150
 N_SLOTS, N_VALUES = 2, 6  # of a template; other values of a slot
 MISSING, OPTIONAL = 0.35, 0.5  # share of templates without what was said; share of slots that need not be filled
 REFUSED, ENOUGH = 0.04, 0.4  # share of the right answers that may be refused; confidence that is always enough
-UNHEARD = 0.01  # share of them that may be taken for no speech
+UNHEARD, UNHEARD_AT_MOST = 0.01, 0.02  # share of them that may be taken for no speech, and so that no noise is accepted
+SPARE = 0.5  # log odds of speech beyond those of the noise that is most like it
 Values = npt.NDArray[np.float64]
 
 
@@ -106,7 +108,10 @@ class Collector:
     def waveform(self, row: Row) -> Waveform:
         """Load a recording, half of the time with noise; a row without a path is noise."""
         if not row["audio_filepath"]:
-            return crop(self.sounds.noises[row["noise"]], int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), self.draw)
+            noise_N = self.sounds.noises[row["noise"]]
+            if row["is_whole"]:
+                return crop(noise_N, min(len(noise_N), int(MAX_SPAN_S * SAMPLE_RATE_HZ)), self.draw)
+            return crop(noise_N, int(self.draw.uniform(1, 8) * SAMPLE_RATE_HZ), self.draw)
         waveform_N = load_audio(row["audio_filepath"])
         if self.draw.random() < 0.5:
             return waveform_N
@@ -137,13 +142,17 @@ class Collector:
             yield from self.hear(grammar, self.pick(corpora["speech_commands"], N_COMMANDS // 2))
         n_noises = len(self.sounds.noises)
         numbers = self.draw.permutation(n_noises)[: round(self.share * N_NOISE)].tolist()
-        noises = [{"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i} for i in range(n_noises)]
+        noises = [
+            {"audio_filepath": "", "text": "", "speaker": f"noise {i}", "noise": i, "is_whole": False}
+            for i in range(n_noises)
+        ]
         noise = [noises[i] for i in numbers]
         for path in STRANGERS:
             others = [row for rows in corpora.values() for row in self.pick(rows, N_OTHERS)]
             yield from self.hear(Grammar.load(path), [*others, *noise])
         # Through a list of single words a sneeze is as near to one of them as what is heard freely.
-        yield from self.hear(Grammar.load(TRIALS["speech_commands"]), noises[:: max(1, round(1 / self.share))])
+        whole = [{**row, "is_whole": True} for row in noises[:: max(1, round(1 / self.share))]]
+        yield from self.hear(Grammar.load(TRIALS["speech_commands"]), whole)
         yield from self.collect_read([row for name in READ for row in corpora[name]])
 
     def collect_read(self, rows: Sequence[Row]) -> Iterator[Sample]:
@@ -177,13 +186,16 @@ def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibrati
     """Set the thresholds, low enough to spare most of the right answers.
 
     Who has a command set mostly says commands, more often than half of the time as here, so less than one half is
-    enough; where nobody spoke, nothing must happen.
+    enough; where nobody spoke, nothing must happen: a little more of what is said may be lost for that.
     """
-    judged = [(calibration.judge(Evidence(*one.evidence)), one.is_right) for one in samples]
-    confidences = [one.confidence for one, is_right in judged if is_right]
-    speech = [one.speech for one, is_right in judged if is_right]
+    judged = [(calibration.judge(Evidence(*one.evidence)), one) for one in samples]
+    confidences = [one.confidence for one, sample in judged if sample.is_right]
+    speech = [one.speech for one, sample in judged if sample.is_right]
     least = min(ENOUGH, float(np.quantile(confidences, REFUSED)))
-    return replace(calibration, min_speech=float(np.quantile(speech, UNHEARD)), min_confidence=least)
+    usual, most = np.quantile(speech, (UNHEARD, UNHEARD_AT_MOST)).tolist()
+    believed = [one.speech for one, sample in judged if not sample.is_speech and one.confidence >= least]
+    above = 1 / (1 + math.exp(-SPARE) * (1 / max(believed) - 1)) if believed else 0.0
+    return replace(calibration, min_speech=min(max(usual, above), most), min_confidence=least)
 
 
 def main() -> None:
@@ -215,6 +227,7 @@ def main() -> None:
     ):
         refused = [calibration.judge(Evidence(*one.evidence)).status != "accepted" for one in chosen]
         print(f"{name}: {len(chosen)}, refused {np.mean(refused):.3f}")
+    print(f"speech from a probability of {calibration.min_speech:.4f} on")
     print(f"accepted from a confidence of {calibration.min_confidence:.2f} on")
     save_calibration(model, calibration)
 
