@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from speechformer.beam_search import search
 from speechformer.checkpoint import Checkpoint
+from speechformer.ctc import ctc_greedy
 from speechformer.data import Row, WaveformStore, read_folder
-from speechformer.decoding import DecodingConfig, ctc_greedy, search
+from speechformer.decoding import DecodingConfig
 from speechformer.features import Array, FeatureConfig, collate, extract
 from speechformer.metrics import score
 from speechformer.tokenizer import normalise

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from speechformer.beam_search import decode
 from speechformer.data import Batch
-from speechformer.decoding import DecodingConfig, Hypothesis, decode, lay_out
+from speechformer.decoding import DecodingConfig, Hypothesis, lay_out
 from speechformer.metrics import count_errors
 from speechformer.model import SpeechTransformer
 from speechformer.tokenizer import EOS, Tokenizer

@@ -46,7 +46,9 @@ from speechformer.audio import (
     sounding,
     spans,
 )
+from speechformer.beam_search import search
 from speechformer.confidence import share, weigh
+from speechformer.ctc import ctc_greedy
 from speechformer.decoding import (
     DecodingConfig,
     Floats,
@@ -54,16 +56,12 @@ from speechformer.decoding import (
     Memory,
     Recogniser,
     cross_looks,
-    ctc_greedy,
-    ctc_score,
-    mean_hypothesis,
-    rescore,
-    search,
 )
 from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, Array, collate
 from speechformer.lexicon import TokenLexicon
 from speechformer.model_folder import FILTERS, Settings, find_model, has_graphs, read_settings
+from speechformer.rescoring import ctc_score, mean_hypothesis, rescore
 from speechformer.tokenizer import PAD as BLANK
 from speechformer.tokenizer import Tokenizer
 from speechformer.transcript import Alternative, Command, Segment, Status, Transcript, Word

@@ -14,24 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from speechformer import decoding
+from speechformer import beam_search
+from speechformer.beam_search import search
+from speechformer.ctc import CtcPrefix, ctc_greedy
 from speechformer.decoding import (
-    BLANK,
-    BOS,
-    EOS,
     Constraint,
-    CtcPrefix,
     DecodingConfig,
     Hypothesis,
     Memory,
-    ctc_greedy,
-    ctc_score,
-    mean_hypothesis,
-    rescore,
-    search,
 )
 from speechformer.errors import ConfigError
 from speechformer.model import SpeechTransformer
+from speechformer.rescoring import ctc_score, mean_hypothesis, rescore
+from speechformer.tokenizer import BOS, EOS
+from speechformer.tokenizer import PAD as BLANK
 from speechformer.torch_recogniser import TorchCache, TorchRecogniser
 
 MakeModel = Callable[..., SpeechTransformer]
@@ -114,7 +110,7 @@ def decode(
     constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
     """Have torch decode what is in tensors."""
-    return decoding.decode(TorchRecogniser(model), features_BTC.numpy(), frames_B.numpy(), config, constraint)
+    return beam_search.decode(TorchRecogniser(model), features_BTC.numpy(), frames_B.numpy(), config, constraint)
 
 
 def as_pairs(hypotheses: list[Hypothesis]) -> list[tuple[tuple[int, ...], float]]:
@@ -360,7 +356,7 @@ def test_a_draft_saves_steps_and_changes_nothing(
     memory = recogniser.listen(torch.cat(features).numpy(), np.array(frames))
     recogniser.reads, config = [], DecodingConfig(ctc_weight=0.1)
     monkeypatch.setattr(
-        decoding, "_DraftedReading", lambda recogniser, memory, _: decoding._Reading(recogniser, memory)
+        beam_search, "_DraftedReading", lambda recogniser, memory, _: beam_search._Reading(recogniser, memory)
     )
     expected = search(recogniser, memory, config)
     monkeypatch.undo()

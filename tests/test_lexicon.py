@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechformer.beam_search import search
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from speechformer.decoding import DecodingConfig, Hypothesis, search
+from speechformer.decoding import DecodingConfig, Hypothesis
 from speechformer.errors import CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
 from speechformer.lexicon import Lexicon, TokenLexicon

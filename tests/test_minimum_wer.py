@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional
 
 from speechformer import minimum_wer
+from speechformer.beam_search import decode
 from speechformer.data import Batch, make_batch
-from speechformer.decoding import Hypothesis, decode
+from speechformer.decoding import Hypothesis
 from speechformer.errors import ConfigError
 from speechformer.metrics import count_errors
 from speechformer.minimum_wer import SEARCH, expected_errors, minimum_wer_loss

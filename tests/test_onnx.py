@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from speechformer import Transcriber
+from speechformer.beam_search import decode, search
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.cli import main
-from speechformer.decoding import DecodingConfig, Memory, cross_looks, ctc_score, decode, rescore, search
+from speechformer.decoding import DecodingConfig, Memory, cross_looks
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig, extract
 from speechformer.frontend import Frontend
@@ -24,6 +25,7 @@ from speechformer.model import SpeechTransformer
 from speechformer.model_folder import DECODER, ENCODER, FILTERS, GRAPHS, find_model, has_graphs
 from speechformer.onnx_export import export, weights_digest
 from speechformer.onnx_recogniser import OnnxRecogniser
+from speechformer.rescoring import ctc_score, rescore
 from speechformer.shape import ModelConfig
 from speechformer.tokenizer import Tokenizer
 from speechformer.torch_recogniser import TorchRecogniser

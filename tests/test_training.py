@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from speechformer.augment import AugmentConfig
+from speechformer.beam_search import decode
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from speechformer.config import load_config
 from speechformer.data import Batch, DataConfig, make_batch
-from speechformer.decoding import DecodingConfig, decode
+from speechformer.decoding import DecodingConfig
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.features import FeatureConfig, collate, extract
 from speechformer.lexicon import Lexicon

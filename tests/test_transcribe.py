@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechformer import DecodingConfig, Transcriber, decoding
+from speechformer import DecodingConfig, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
+from speechformer.beam_search import search as search_for
 from speechformer.checkpoint import Checkpoint
 from speechformer.decoding import Floats, Hypothesis, Ints, Memory, Recogniser, Spelling
 from speechformer.errors import AudioError, CheckpointError, ConfigError
@@ -71,7 +72,7 @@ def test_texts_of_about_a_length_are_decoded_together(checkpoint: Checkpoint, mo
         recogniser: Recogniser, memory: Memory, config: DecodingConfig, *, spelling: Spelling | None, drafts: None
     ) -> list[list[Hypothesis]]:
         batches.append(memory.lengths_B.tolist())
-        return decoding.search(recogniser, memory, config, spelling=spelling, drafts=drafts)
+        return search_for(recogniser, memory, config, spelling=spelling, drafts=drafts)
 
     def written_first(log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
         return [[4] * (100 - length) for length in lengths_B.tolist()]  # the longer the sound, the less is said

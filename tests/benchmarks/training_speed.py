@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechformer.beam_search import decode
 from speechformer.data import Batch
-from speechformer.decoding import DecodingConfig, decode
+from speechformer.decoding import DecodingConfig
 from speechformer.model import SpeechTransformer
 from speechformer.shape import ModelConfig
 from speechformer.torch_recogniser import TorchRecogniser
