@@ -14,9 +14,9 @@ ORDER = (
     "errors", "files", "interrupts", "config", "audio", "metrics", "error_report", "transcript", "formats", "features",
     "frontend", "augment", "tokenizer", "lexicon", "command_file", "network", "grammar", "automaton", "grammar_check",
     "kokoro", "hibari", "piper", "synthesis", "shape", "model", "decoding", "torch_recogniser", "ctc", "beam_search",
-    "rescoring", "alignment", "confidence", "model_folder", "checkpoint", "onnx_recogniser", "onnx_export", "data", "transcribe", "workers",
-    "batch", "trial", "world", "evaluation", "optimiser", "growth", "minimum_wer", "training", "inspect", "engine",
-    "http_server", "wyoming_server", "serve", "cli",
+    "rescoring", "alignment", "confidence", "model_folder", "checkpoint", "onnx_recogniser", "onnx_export", "data",
+    "transcribe", "workers", "batch", "trial", "world", "evaluation", "optimiser", "growth",
+    "minimum_wer", "training", "inspect", "engine", "http_server", "wyoming_server", "serve", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ENTRANCES)
