@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -47,56 +47,39 @@ from speechformer.audio import (
     spans,
 )
 from speechformer.beam_search import search
-from speechformer.confidence import share, weigh
 from speechformer.ctc import ctc_greedy
-from speechformer.decoding import (
-    DecodingConfig,
-    Floats,
-    Hypothesis,
-    Memory,
-    Recogniser,
-    cross_looks,
-)
+from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Memory, Recogniser, cross_looks
 from speechformer.errors import AudioError, ConfigError
 from speechformer.features import FRAMES_PER_S, Array, collate
 from speechformer.lexicon import TokenLexicon
 from speechformer.model_folder import FILTERS, Settings, find_model, has_graphs, read_settings
-from speechformer.rescoring import ctc_score, mean_hypothesis, rescore
 from speechformer.tokenizer import PAD as BLANK
 from speechformer.tokenizer import Tokenizer
-from speechformer.transcript import Alternative, Command, Segment, Status, Transcript, Word
+from speechformer.transcript import Command, Segment, Transcript, Word
 
 if TYPE_CHECKING:
     from speechformer.automaton import TokenAutomaton
     from speechformer.checkpoint import Checkpoint
-    from speechformer.grammar import Grammar, Interpretation
+    from speechformer.command_search import CommandSearch, Meanings
+    from speechformer.grammar import Grammar
 
 MAX_SPAN_S = 15.0  # training utterances of up to 16 s were heard
 BATCH, BATCH_S = 32, 60.0  # pieces, and their seconds, decoded at once; more do not fit a processor's caches
 GROUP, GROUP_S = 160, 480.0  # spans, and their seconds, of which all that was heard is kept until they are written
 FREE = DecodingConfig(beam=8, ctc_weight=0.1, ctc_slack=0.6, unknown_word=2.5)  # the best on dev speech
 BESIDE_COMMANDS = DecodingConfig(ctc_weight=0.5)  # that search only has to say how well anything else would fit
-# Inside a command set the CTC head looks out for texts, and the decoder weighs the best of them, so many nats behind.
-COMMAND_BEAM, COMMAND_THRESHOLD, COMMAND_TEXTS, COMMAND_NEAR = 128, 20.0, 8, 10.0
-DICTATION_BEAM, DICTATION_THRESHOLD = 32, 10.0  # where any words may follow, both search together
-LOOKOUT_REWARD, COMMAND_REWARD = 1.5, 2.5  # nats a token: what is heard badly can be optional
-N_BEST = 5
 PAUSE_S = 1.5  # without a word, within what is said
 MARGIN_S, LEAST_S = 0.8, 2.0  # left on around speech; what is left off is at least so long
 OTHERS = 3  # places before it or after it in which somebody else is heard, and then:
 MARGIN_BESIDE_OTHERS_S, LEAST_BESIDE_OTHERS_S = 0.4, 1.0
 SHORT = 0.15  # of a command's length: what is shorter, a pause before or after it, is a cup or somebody else
-DOUBT, SPEEDS = 1.5, (0.9, 1.1)  # two answers so many nats apart are weighed at other speeds, too
-UNLIKE = 10.0  # nats less likely than what is heard freely: that is no command, whichever is the likeliest
+SPEEDS = 0.9, 1.1  # at which a command is heard again, where another one is nearly as likely
 SILENCE = 1e-4  # a peak below −80 dBFS is under the noise of any microphone: there is nothing to hear
 
 Commands = Union["Grammar", str, os.PathLike[str]]
 Engine = Literal["auto", "onnx", "torch"]
 Precision = Literal["auto", "int8", "bf16", "fp32"]
 Extract = Callable[[Waveform], Array]
-Meanings = list[tuple[Hypothesis, "Interpretation"]]  # the best hypothesis of each, best first
-
-
 NOTHING = Hypothesis((), 0.0, ())
 
 
@@ -167,10 +150,10 @@ class Transcriber:
         self.batch_size = batch_size or BATCH
         self.settings, self.recogniser, self.extract = settings, recogniser, extract
         self.decoding = decoding or (BESIDE_COMMANDS if commands else FREE)
-        self.command_config = replace(self.decoding, token_reward=max(COMMAND_REWARD, self.decoding.token_reward))
         self.word_times = word_times
         self.commands = _compile(commands, settings.tokenizer) if commands else None
         self.spelling = TokenLexicon(settings.lexicon, settings.tokenizer) if settings.lexicon else None
+        self.command_search = _search_of(self, self.commands) if self.commands else None
 
     @classmethod
     def from_pretrained(
@@ -373,16 +356,18 @@ class Transcriber:
         return begin, part_N
 
     def _decode(self, memory: Memory, pieces: Sequence[Waveform]) -> list[Heard]:
-        inside = self._inside(memory, self.commands) if self.commands else None
-        free = self._freely(memory, inside or [[] for _ in memory.lengths_B])
-        texts = [self.settings.tokenizer.decode(one[0].tokens) for one in free]
-        found = [Heard(text, one[0]) for text, one in zip(texts, free, strict=True)]
+        chosen = self.command_search
         heard_BMV = [memory.ctc_log_probs(row) for row in range(len(memory.lengths_B))]
-        if inside is not None:
-            meanings_B = self._weighed(inside, [one[0] for one in free], pieces)
+        if chosen is None:
+            free = [one[0] for one in search(self.recogniser, memory, self.decoding, spelling=self.spelling)]
+            found = [Heard(self.settings.tokenizer.decode(one.tokens), one) for one in free]
+        else:
+            inside = chosen.inside(memory)
+            free = chosen.beside(memory, inside)
+            meanings_B = self._weighed(chosen, inside, free, pieces)
             found = [
-                self._command(meanings, one[0], text, float(log_probs_MV[:, BLANK].mean()))
-                for meanings, one, text, log_probs_MV in zip(meanings_B, free, texts, heard_BMV, strict=True)
+                _answer(meanings, chosen.command(meanings, one, float(log_probs_MV[:, BLANK].mean())))
+                for meanings, one, log_probs_MV in zip(meanings_B, free, heard_BMV, strict=True)
             ]
         if not self.word_times:
             return found
@@ -393,62 +378,20 @@ class Transcriber:
             for one, log_probs_MV, looks_LHM in zip(found, heard_BMV, looked, strict=True)
         ]
 
-    def _freely(self, memory: Memory, inside: Sequence[Sequence[Hypothesis]]) -> list[list[Hypothesis]]:
-        """Return what is heard without a command set; what the CTC head writes, where that is the best command."""
-        best = [some[0] if some else NOTHING for some in inside]
-        written = ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)
-        free = [
-            [one] if one.tokens and list(one.tokens) == path else [] for one, path in zip(best, written, strict=True)
-        ]
-        left = [row for row, some in enumerate(free) if not some]
-        if left:
-            # A draft saves steps where it is what the search will find.
-            heard = [memory.ctc_log_probs(row).max(1).sum() for row in left]
-            drafts = [
-                best[row].tokens if best[row].ctc > most - UNLIKE else written[row]
-                for row, most in zip(left, heard, strict=True)
-            ]
-            rest = Memory.join([(memory, np.array(left))])
-            found = search(self.recogniser, rest, self.decoding, spelling=self.spelling, drafts=drafts)
-            for row, some in zip(left, found, strict=True):
-                free[row] = some
-        return free
-
-    def _inside(self, memory: Memory, commands: TokenAutomaton) -> list[list[Hypothesis]]:
-        """Return the best commands of each utterance: the CTC head looks for them, the decoder weighs what it finds.
-
-        Without the decoder the beam can be so wide that a command whose begin is badly heard is not lost. Where any
-        words may be dictated the decoder has to help, though: it spells.
-        """
-        if commands.grammar.has_wildcards:
-            config = replace(
-                self.command_config, beam=DICTATION_BEAM, n_best=N_BEST, beam_threshold=DICTATION_THRESHOLD
-            )
-            return search(self.recogniser, memory, config, commands)
-        config = DecodingConfig(
-            beam=COMMAND_BEAM,
-            ctc_weight=1.0,
-            n_best=COMMAND_TEXTS,
-            token_reward=LOOKOUT_REWARD,
-            beam_threshold=COMMAND_THRESHOLD,
-        )
-        found = search(self.recogniser, memory, config, commands)
-        near = [[one for one in some if one.score > some[0].score - COMMAND_NEAR] for some in found]
-        return [some[:N_BEST] for some in rescore(self.recogniser, memory, self.command_config, near)]
-
     def _weighed(
-        self, commands: Sequence[Sequence[Hypothesis]], free: Sequence[Hypothesis], pieces: Sequence[Waveform]
+        self,
+        chosen: CommandSearch,
+        commands: Sequence[Sequence[Hypothesis]],
+        free: Sequence[Hypothesis],
+        pieces: Sequence[Waveform],
     ) -> list[Meanings]:
         """Return the meanings of each piece's hypotheses, best first.
 
         Where two are nearly as likely, the piece is heard at other speeds too, and the hypotheses' mean counts.
         """
-        meanings_B = [self._meanings(hypotheses) for hypotheses in commands]
-        close = [
-            number
-            for number, (meanings, heard) in enumerate(zip(meanings_B, free, strict=True))
-            if _is_close(meanings, heard)
-        ]
+        meanings_B = [chosen.meanings(hypotheses) for hypotheses in commands]
+        pairs = zip(meanings_B, free, strict=True)
+        close = [number for number, (meanings, heard) in enumerate(pairs) if chosen.is_close(meanings, heard)]
         views = [(number, speed) for number in close for speed in SPEEDS]
         features = {i: self.extract(at_speed(pieces[number], speed)) for i, (number, speed) in enumerate(views)}
         memories: list[Memory] = []
@@ -456,15 +399,11 @@ class Transcriber:
         hearings = {number: [{one.tokens: one for one in commands[number]}] for number in close}
         for place, memory in enumerate(memories):
             here = [views[i][0] for i, (where, _) in places.items() if where == place]
-            scored = ctc_score(memory, [list(hearings[number][0]) for number in here])
-            for number, some in zip(here, rescore(self.recogniser, memory, self.command_config, scored), strict=True):
-                hearings[number].append({one.tokens: one for one in some})
-        for number, heard in hearings.items():
-            means = [
-                mean_hypothesis([one[text] for one in heard]) for text in heard[0] if all(text in one for one in heard)
-            ]
-            if means:
-                meanings_B[number] = self._meanings(sorted(means, key=lambda one: -one.score))
+            again = chosen.heard_again(memory, [commands[number] for number in here])
+            for number, heard in zip(here, again, strict=True):
+                hearings[number].append(heard)
+        for number, hearings_of in hearings.items():
+            meanings_B[number] = chosen.meanings(chosen.mean(hearings_of)) or meanings_B[number]
         return meanings_B
 
     def _words(self, heard: Heard, log_probs_MV: Floats, looks_LHM: Floats) -> tuple[Word, ...]:
@@ -485,43 +424,12 @@ class Transcriber:
             words.append(Word(text, max(0.0, start_s), max(0.0, end_s), sure, agreed, agreed < DOUBTFUL))
         return tuple(words)
 
-    def _command(self, meanings: Meanings, free: Hypothesis, heard: str, blank: float) -> Heard:
-        """Compare the grammar's hypotheses with the free one: accept the best, or say why not."""
-        if not meanings:
-            status: Status = "not_a_command" if heard else "no_speech"
-            numbers = {"speech": float(bool(heard)), "command": 0.0}
-            return Heard(command=Command(status, 0.0, (), heard, numbers))
-        best = meanings[0][0]
-        text = self.settings.tokenizer.decode(best.tokens)
-        rival = meanings[1][0] if len(meanings) > 1 else None
-        evidence = weigh(best, rival, free, (text, heard), blank)
-        judgement = self.settings.calibration.judge(evidence)
-        probabilities = share(judgement, [one.score for one, _ in meanings])
-        alternatives = tuple(
-            Alternative(self.settings.tokenizer.decode(one.tokens), meaning.intent, meaning.slots, probability)
-            for (one, meaning), probability in zip(meanings, probabilities, strict=True)
-        )
-        numbers = {"speech": judgement.speech, "command": judgement.command, "right": judgement.right}
-        command = Command(judgement.status, judgement.confidence, alternatives, heard, {**numbers, **asdict(evidence)})
-        return Heard(text if command.accepted else "", best, command)
 
-    def _meanings(self, inside: Sequence[Hypothesis]) -> Meanings:
-        """Return the best hypothesis of every meaning, best first."""
-        meanings: Meanings = []
-        for one in inside:
-            assert self.commands is not None
-            meaning = self.commands.grammar.interpret(self.settings.tokenizer.decode(one.tokens))
-            if meaning and all(meaning != other for _, other in meanings):
-                meanings.append((one, meaning))
-        return meanings
-
-
-def _is_close(meanings: Meanings, free: Hypothesis) -> bool:
-    """Say whether the two best meanings are nearly as likely, and not much less so than what is heard freely."""
-    best = [one for one, _ in meanings[:2]]
-    if len(best) < 2 or free.log_probability - best[0].log_probability > UNLIKE:
-        return False
-    return best[0].score - best[1].score < DOUBT
+def _answer(meanings: Meanings, command: Command) -> Heard:
+    """Return a command with the hypothesis behind it, and its text where it is accepted."""
+    if not meanings:
+        return Heard(command=command)
+    return Heard(command.alternatives[0].text if command.accepted else "", meanings[0][0], command)
 
 
 def _batches(order: Sequence[int], seconds_of: Mapping[int, float], size: int) -> list[list[int]]:
@@ -535,6 +443,13 @@ def _batches(order: Sequence[int], seconds_of: Mapping[int, float], size: int) -
             longest_s = seconds_of[i]
         batches[-1].append(i)
     return batches
+
+
+def _search_of(transcriber: Transcriber, commands: TokenAutomaton) -> CommandSearch:
+    from speechformer.command_search import CommandSearch
+
+    parts = transcriber.recogniser, transcriber.settings, commands, transcriber.decoding, transcriber.spelling
+    return CommandSearch(*parts)
 
 
 def _compile(commands: Commands, tokenizer: Tokenizer) -> TokenAutomaton:

@@ -15,7 +15,7 @@ ORDER = (
     "frontend", "augment", "tokenizer", "lexicon", "command_file", "network", "grammar", "automaton", "grammar_check",
     "kokoro", "hibari", "piper", "synthesis", "shape", "model", "decoding", "torch_recogniser", "ctc", "beam_search",
     "rescoring", "alignment", "confidence", "model_folder", "checkpoint", "onnx_recogniser", "onnx_export", "data",
-    "transcribe", "workers", "batch", "trial", "world", "evaluation", "optimiser", "growth",
+    "command_search", "transcribe", "workers", "batch", "trial", "world", "evaluation", "optimiser", "growth",
     "minimum_wer", "training", "inspect", "engine", "http_server", "wyoming_server", "serve", "cli",
 )  # fmt: skip
 ENTRANCES = ("__init__", "__main__")

@@ -69,10 +69,10 @@ def test_texts_of_about_a_length_are_decoded_together(checkpoint: Checkpoint, mo
     batches: list[list[int]] = []
 
     def search(
-        recogniser: Recogniser, memory: Memory, config: DecodingConfig, *, spelling: Spelling | None, drafts: None
+        recogniser: Recogniser, memory: Memory, config: DecodingConfig, *, spelling: Spelling | None
     ) -> list[list[Hypothesis]]:
         batches.append(memory.lengths_B.tolist())
-        return search_for(recogniser, memory, config, spelling=spelling, drafts=drafts)
+        return search_for(recogniser, memory, config, spelling=spelling)
 
     def written_first(log_probs_BMV: Floats, lengths_B: Ints) -> list[list[int]]:
         return [[4] * (100 - length) for length in lengths_B.tolist()]  # the longer the sound, the less is said
@@ -152,12 +152,12 @@ def test_two_answers_that_are_nearly_as_likely_are_weighed_at_other_speeds(
     network = Remembering(checkpoint.model)
     grammar = Grammar.parse("go\nstop now\nleft", is_yaml=False)
     chosen = Transcriber.from_checkpoint(checkpoint, commands=grammar, precision="fp32")
-    chosen.recogniser = network
+    chosen = Transcriber(chosen.settings, network, chosen.extract, commands=grammar)
     for least in ("COMMAND_THRESHOLD", "COMMAND_NEAR"):  # an untrained network is sure of nonsense
-        monkeypatch.setattr(f"speechformer.transcribe.{least}", 1e9)
+        monkeypatch.setattr(f"speechformer.command_search.{least}", 1e9)
     answers = {}
     for doubt in (-1.0, 1e9):
-        monkeypatch.setattr("speechformer.transcribe.DOUBT", doubt)
+        monkeypatch.setattr("speechformer.command_search.DOUBT", doubt)
         network.heard = []
         command = chosen.transcribe((SAMPLE_RATE_HZ, np.tile(spoken("left"), 3))).command
         assert command is not None
