@@ -20,6 +20,7 @@ from speechformer.transcript import Status
 LIKELY = 0.5  # a command for all that is known, though which one is not: worth asking back
 FAR = 20.0  # log probabilities further apart than this are equally far apart
 WEAK = 10.0  # and those of single tokens
+SHORT = 2  # tokens: a sneeze is heard as no more
 IMPROBABLE = -2.0  # log probability under which a token may be another
 
 
@@ -50,6 +51,11 @@ class Evidence:
     length: float
     weakest: float
     doubtful: float
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the grammar's sentence has no more tokens than a sneeze can be heard as; its end counts as one."""
+        return self.length < math.log(SHORT + 2)
 
 
 def weigh(
@@ -121,7 +127,8 @@ class Calibration:
     speech: Head = Head(_weights(empty=-6.0), 3.0)
     command: Head = Head(_weights(ratio_per_token=4.0, distance=-6.0), 3.0)
     right: Head = Head(_weights(margin=1.0, ratio_per_token=2.0), 0.0)
-    min_speech: float = 0.5
+    min_speech: float = 0.5  # of what is short, and
+    min_speech_longer: float = 0.5
     min_confidence: float = 0.3
     fitted_on: str = ""
     evidence: tuple[str, ...] = tuple(part.name for part in fields(Evidence))
@@ -131,7 +138,7 @@ class Calibration:
         values = astuple(evidence)
         speech, command, right = (head.probability(values) for head in (self.speech, self.command, self.right))
         status: Status = "accepted"
-        if speech < self.min_speech:
+        if speech < (self.min_speech if evidence.is_short else self.min_speech_longer):
             status = "no_speech"
         elif speech * command * right < self.min_confidence:
             status = "unsure" if speech * command >= LIKELY else "not_a_command"

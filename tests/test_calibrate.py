@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple, replace
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from speechformer.confidence import N_EVIDENCE, Calibration, Head
+from speechformer.confidence import N_EVIDENCE, Calibration, Evidence, Head
 from speechformer.grammar import Grammar
 from tests.conftest import import_recipe
 
@@ -69,27 +70,37 @@ def test_each_sentence_can_end_from_its_half_on(recipe: ModuleType) -> None:
     ]  # fmt: skip
 
 
-def sample(recipe: ModuleType, speech: float, is_speech: bool, is_right: bool) -> object:
-    """Return a sample whose only evidence is how much it is like speech, in log odds."""
-    evidence = [speech] + [0.0] * (N_EVIDENCE - 1)
-    return recipe.Sample(evidence, "somebody", is_speech, is_speech, is_right)
+def sample(recipe: ModuleType, speech: float, is_speech: bool, is_right: bool, n_tokens: int = 1) -> object:
+    """Return a sample whose only evidence is how much it is like speech, in log odds, and its length."""
+    evidence = replace(Evidence(*[0.0] * N_EVIDENCE), ratio=speech, length=math.log(n_tokens + 1))
+    return recipe.Sample(list(astuple(evidence)), "somebody", is_speech, is_speech, is_right)
 
 
 @pytest.mark.parametrize(
     ("noise", "odds"),
     [
-        (-9.0, 5.0),  # nothing like speech: one of a hundred right answers may be lost
-        (5.2, 5.7),  # a sneeze: above it
-        (9.0, 6.0),  # what is more like speech than most of speech is: no more than two of a hundred
+        (None, 0.0),  # what is more likely speech than not is enough
+        (-9.0, 0.0),  # that is refused for its confidence alone
+        (0.5, 2.0),  # one of a hundred right answers may be lost
+        (4.0, 4.1),  # a sneeze: above it
+        (9.0, 6.0),  # what is more like speech than most of speech is: no more than five of a hundred
     ],
 )
+@pytest.mark.parametrize("n_tokens", [2, 3])
 def test_no_noise_is_accepted_unless_too_much_speech_would_be_lost(
-    recipe: ModuleType, noise: float, odds: float
+    recipe: ModuleType, noise: float | None, odds: float, n_tokens: int
 ) -> None:
     certain, as_given = Head((0.0,) * N_EVIDENCE, 50.0), Head((1.0,) + (0.0,) * (N_EVIDENCE - 1), 0.0)
-    calibration = Calibration(speech=as_given, command=certain, right=certain)
-    right = [sample(recipe, speech, True, True) for speech in (4.0, 5.0, 6.0, *[7.0] * 98)]
-    wrong = [sample(recipe, 20.0, True, False), sample(recipe, noise, False, False)]
-    fitted = recipe.thresholds(calibration, right + wrong)
-    assert math.log(fitted.min_speech / (1 - fitted.min_speech)) == pytest.approx(odds, abs=1e-3)
+    calibration = Calibration(speech=as_given, command=certain, right=replace(certain, bias=40.0))
+    odds_of_right = (1.0, 2.0, 3.0, 4.5, 5.0, 6.0, *[7.0] * 95)
+    samples = [sample(recipe, one, True, True, n) for one in odds_of_right for n in (n_tokens, 5 - n_tokens)]
+    samples.append(sample(recipe, 20.0, True, False, n_tokens))
+    if noise is not None:
+        samples.append(sample(recipe, noise, False, False, n_tokens))
+    fitted = recipe.thresholds(replace(calibration, min_confidence=0.0), samples)
+    found, other = fitted.min_speech, fitted.min_speech_longer
+    if n_tokens > 2:
+        found, other = other, found
+    assert math.log(found / (1 - found)) == pytest.approx(odds, abs=1e-3)
+    assert other == 0.5
     assert fitted.min_confidence == recipe.ENOUGH

@@ -73,6 +73,15 @@ def test_what_is_refused_first(speech: int, command: int, right: int, status: st
     assert calibration.judge(Evidence(*[0.0] * N_EVIDENCE)).status == status
 
 
+@pytest.mark.parametrize(("n_tokens", "status"), [(1, "no_speech"), (2, "no_speech"), (3, "accepted")])
+def test_what_is_short_must_be_speech_with_more_certainty(n_tokens: int, status: str) -> None:
+    heads = {"speech": 1.0, "command": 9.0, "right": 9.0}
+    certain = {part: Head((0.0,) * N_EVIDENCE, bias) for part, bias in heads.items()}
+    calibration = Calibration(**certain, min_speech=0.9, min_speech_longer=0.6)
+    evidence = replace(Evidence(*[0.0] * N_EVIDENCE), length=math.log(n_tokens + 1))
+    assert calibration.judge(evidence).status == status
+
+
 @pytest.mark.parametrize(("command", "status"), [(-2.0, "not_a_command"), (2.0, "unsure")])
 def test_it_asks_back_only_about_what_is_likely_a_command(command: float, status: str) -> None:
     heads = {"speech": 9.0, "command": command, "right": -4.0}  # the answer is likely wrong, more so than no command

@@ -47,8 +47,8 @@ N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE, N_READ = 400, 30, 4, 120, 150
 N_SLOTS, N_VALUES = 2, 6  # of a template; other values of a slot
 MISSING, OPTIONAL = 0.35, 0.5  # share of templates without what was said; share of slots that need not be filled
 REFUSED, ENOUGH = 0.04, 0.4  # share of the right answers that may be refused; confidence that is always enough
-UNHEARD, UNHEARD_AT_MOST = 0.01, 0.02  # share of them that may be taken for no speech, and so that no noise is accepted
-SPARE = 0.5  # log odds of speech beyond those of the noise that is most like it
+UNHEARD, UNHEARD_AT_MOST = 0.01, 0.05  # share that may be taken for no speech; so that no noise is a short command
+SPARE = 0.1  # log odds of speech beyond those of the noise that is most like it
 Values = npt.NDArray[np.float64]
 
 
@@ -186,16 +186,30 @@ def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibrati
     """Set the thresholds, low enough to spare most of the right answers.
 
     Who has a command set mostly says commands, more often than half of the time as here, so less than one half is
-    enough; where nobody spoke, nothing must happen: a little more of what is said may be lost for that.
+    enough; where nobody spoke, nothing must happen: a little more of what is said may be lost for that, if it is short.
     """
     judged = [(calibration.judge(Evidence(*one.evidence)), one) for one in samples]
     confidences = [one.confidence for one, sample in judged if sample.is_right]
-    speech = [one.speech for one, sample in judged if sample.is_right]
     least = min(ENOUGH, float(np.quantile(confidences, REFUSED)))
-    usual, most = np.quantile(speech, (UNHEARD, UNHEARD_AT_MOST)).tolist()
-    believed = [one.speech for one, sample in judged if not sample.is_speech and one.confidence >= least]
-    above = 1 / (1 + math.exp(-SPARE) * (1 / max(believed) - 1)) if believed else 0.0
-    return replace(calibration, min_speech=min(max(usual, above), most), min_confidence=least)
+    fitted = replace(calibration, min_confidence=least)
+    for name, is_short in (("min_speech", True), ("min_speech_longer", False)):
+        chosen = [pair for pair in judged if Evidence(*pair[1].evidence).is_short == is_short]
+        right = [one.speech for one, sample in chosen if sample.is_right]
+        noise = [one.speech for one, sample in chosen if not sample.is_speech and one.confidence >= least]
+        fitted = replace(fitted, **{name: least_speech(right, noise)})
+    return fitted
+
+
+def least_speech(right: Sequence[float], noise: Sequence[float]) -> float:
+    """Return from which probability of speech on there was some, of those of right answers and of noise accepted else.
+
+    Where no noise would be accepted what is more likely speech than not is enough.
+    """
+    usual, most = np.quantile(right, (UNHEARD, UNHEARD_AT_MOST)).tolist()
+    if not noise:
+        return min(0.5, usual)
+    above = 1 / (1 + math.exp(-SPARE) * (1 / max(noise) - 1))
+    return min(max(usual, above), most)
 
 
 def main() -> None:
@@ -227,7 +241,9 @@ def main() -> None:
     ):
         refused = [calibration.judge(Evidence(*one.evidence)).status != "accepted" for one in chosen]
         print(f"{name}: {len(chosen)}, refused {np.mean(refused):.3f}")
-    print(f"speech from a probability of {calibration.min_speech:.4f} on")
+    print(
+        f"speech from a probability of {calibration.min_speech:.4f} on, {calibration.min_speech_longer:.4f} if longer"
+    )
     print(f"accepted from a confidence of {calibration.min_confidence:.2f} on")
     save_calibration(model, calibration)
 
