@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from speechformer.ctc import CtcPrefix, ctc_greedy
 from speechformer.decoding import (
@@ -203,7 +204,7 @@ class _Search:
         tokens_U = np.arange(len(self.is_end_V))
         if self.constraint is not None:
             tokens_U = np.flatnonzero(allowed_AWV.any((0, 1)) | self.is_end_V)
-        allowed_AWU, is_end_U = allowed_AWV[..., tokens_U], tokens_U == EOS
+        allowed_AWU, is_end_U = self._columns(allowed_AWV, tokens_U), tokens_U == EOS
         attention_AWU, prefix_AWU = self._attention(tokens_U), self._prefixes(tokens_U)
         score_AWU = (1 - weight) * attention_AWU + weight * prefix_AWU
         if self.ctc is not None:
@@ -234,12 +235,17 @@ class _Search:
 
     def _attention(self, tokens_U: Ints) -> Doubles:
         """Return what the decoder says of each hypothesis with each of these tokens next, `attention_AWU`."""
-        attention_AWU = np.repeat(self.attention_AW[..., None], len(tokens_U), -1)
-        if self.reading is not None:
-            attention_AWU += self.reading.read(self.last_AW)[:, tokens_U].reshape(attention_AWU.shape)
-            if self.spelling is not None:
-                attention_AWU -= self._cost_of_words(self.spelling)[..., tokens_U]
+        if self.reading is None:
+            return np.zeros((*self.last_AW.shape, len(tokens_U)))
+        log_probs_RU = self._columns(self.reading.read(self.last_AW), tokens_U)
+        attention_AWU = log_probs_RU.reshape(*self.last_AW.shape, -1) + self.attention_AW[..., None]
+        if self.spelling is not None:
+            attention_AWU -= self._columns(self._cost_of_words(self.spelling), tokens_U)
         return attention_AWU
+
+    def _columns(self, values: npt.NDArray[Any], tokens_U: Ints) -> npt.NDArray[Any]:
+        """Return the last dimension's numbers of some tokens, a view where these are all tokens."""
+        return values if self.constraint is None else values[..., tokens_U]
 
     def _prefixes(self, tokens_U: Ints) -> Doubles:
         """Return what the CTC head says of that, `prefix_AWU`."""
