@@ -51,10 +51,11 @@ class CommandSearch:
         words may be dictated the decoder has to help, though: it spells.
         """
         if self.automaton.grammar.has_wildcards:
-            config = replace(self.joint, beam=DICTATION_BEAM, n_best=N_BEST, beam_threshold=DICTATION_THRESHOLD)
+            beam = max(DICTATION_BEAM, self.decoding.beam)
+            config = replace(self.joint, beam=beam, n_best=N_BEST, beam_threshold=DICTATION_THRESHOLD)
             return search(self.recogniser, memory, config, self.automaton)
         config = DecodingConfig(
-            beam=COMMAND_BEAM,
+            beam=max(COMMAND_BEAM, self.decoding.beam),
             ctc_weight=1.0,
             n_best=COMMAND_TEXTS,
             token_reward=LOOKOUT_REWARD,
