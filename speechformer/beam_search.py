@@ -19,7 +19,6 @@ import numpy.typing as npt
 from speechformer.ctc import CtcPrefix, ctc_greedy
 from speechformer.decoding import (
     NEVER,
-    SLACK,
     Bools,
     Constraint,
     DecodingConfig,
@@ -35,6 +34,7 @@ from speechformer.decoding import (
 from speechformer.tokenizer import BOS, EOS, UNK
 from speechformer.tokenizer import PAD as BLANK
 
+SLACK = 10.0  # nats, of an utterance of any length
 UNHEARD = 4  # tokens more than the CTC head's best path has are looked out for, where they earn something
 
 
@@ -160,15 +160,14 @@ class _Search:
         self.finished: list[list[Hypothesis]] = [[] for _ in self.lengths]
         self.reading: _Reading | _DraftedReading | None = None
         if max(self.lengths, default=0) and config.ctc_weight < 1:
-            self.reading = _Reading(recogniser, memory)
-            if config.beam == 1:
-                self.reading = _DraftedReading(recogniser, memory, drafts)
+            is_greedy = config.beam == 1
+            self.reading = _DraftedReading(recogniser, memory, drafts) if is_greedy else _Reading(recogniser, memory)
         self.ctc: CtcPrefix | None = None
         if max(self.lengths, default=0) and config.ctc_weight:
             self.ctc = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B)
-        best_path_AM = memory.ctc_log_probs_BMV.max(-1)
-        is_real_AM = np.arange(best_path_AM.shape[1]) < memory.lengths_B[:, None]
-        self.best_path_A = (best_path_AM * is_real_AM).sum(1).tolist()
+        if config.ctc_slack is not None:
+            slacks = [SLACK + config.ctc_slack * length for length in self.lengths]
+            self.floors = [memory.best_path(row) - slack for row, slack in enumerate(slacks)]
         self.n_heard = [0] * len(self.lengths)
         if config.token_reward:
             self.n_heard = [len(text) for text in ctc_greedy(memory.ctc_log_probs_BMV, memory.lengths_B)]
@@ -210,7 +209,7 @@ class _Search:
         if self.ctc is not None:
             allowed_AWU &= prefix_AWU > NEVER / 10
             if self.config.ctc_slack is not None:
-                allowed_AWU = self._near(allowed_AWU, prefix_AWU, self.config.ctc_slack)
+                allowed_AWU = self._near(allowed_AWU, prefix_AWU)
         rank_AWU = np.where(allowed_AWU, score_AWU, NEVER)
         rank_AWU[..., is_end_U] -= reward  # all that go on have one token more than those that end here
         ranks = rank_AWU.reshape(len(self.utterances), -1)
@@ -287,9 +286,9 @@ class _Search:
                 cost_AWV[row, column, unknown_V] = self.config.unknown_word
         return cost_AWV
 
-    def _near(self, allowed_AWV: Bools, prefix_AWV: Doubles, slack: float) -> Bools:
+    def _near(self, allowed_AWV: Bools, prefix_AWV: Doubles) -> Bools:
         """Return which tokens may follow that do not leave the sound behind; all, where something must be written."""
-        floors = [self.best_path_A[one] - SLACK - slack * self.lengths[one] for one in self.utterances]
+        floors = [self.floors[one] for one in self.utterances]
         near_AWV = allowed_AWV & (prefix_AWV >= np.array(floors)[:, None, None])
         written_A = [
             any(text.ctc >= floor for text in self.finished[one])
@@ -330,8 +329,6 @@ class _Search:
             self.states_AW = np.zeros_like(states_AW)
             pairs = zip(states_AW[self.is_real_AW].tolist(), self.last_AW[self.is_real_AW].tolist(), strict=True)
             self.states_AW[self.is_real_AW] = [follow(state, token) for state, token in pairs]
-        else:
-            self.states_AW = np.zeros_like(parents_AW)
         if self.reading is not None:
             self.reading.select(kept_A, parents_AW, n_columns)
         if self.ctc is not None:

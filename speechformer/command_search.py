@@ -12,7 +12,7 @@ from speechformer.automaton import TokenAutomaton
 from speechformer.beam_search import search
 from speechformer.confidence import share, weigh
 from speechformer.ctc import ctc_greedy
-from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Memory, Recogniser, Spelling
+from speechformer.decoding import DecodingConfig, Hypothesis, Memory, Recogniser, Spelling
 from speechformer.grammar import Interpretation
 from speechformer.model_folder import Settings
 from speechformer.rescoring import ctc_score, mean_hypothesis, rescore
@@ -75,16 +75,16 @@ class CommandSearch:
         }
         left = [row for row in range(len(inside)) if row not in free]
         if left:
-            drafts = [self._draft(memory.ctc_log_probs(row), inside[row], written[row]) for row in left]
+            drafts = [self._draft(memory.best_path(row), inside[row], written[row]) for row in left]
             rest = Memory.join([(memory, np.array(left))])
             found = search(self.recogniser, rest, self.decoding, spelling=self.spelling, drafts=drafts)
             free |= {row: some[0] for row, some in zip(left, found, strict=True)}
         return [free[row] for row in range(len(inside))]
 
     @staticmethod
-    def _draft(log_probs_MV: Floats, inside: Sequence[Hypothesis], written: Sequence[int]) -> Sequence[int]:
+    def _draft(best_path: float, inside: Sequence[Hypothesis], written: Sequence[int]) -> Sequence[int]:
         """Return what a search that is not held to the commands is likely to find."""
-        if inside and inside[0].ctc > log_probs_MV.max(1).sum() - UNLIKE:
+        if inside and inside[0].ctc > best_path - UNLIKE:
             return inside[0].tokens
         return written
 

@@ -22,7 +22,6 @@ from speechformer.errors import ConfigError
 from speechformer.tokenizer import BOS, EOS
 
 NEVER = -1e30
-SLACK = 10.0  # nats, of an utterance of any length
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -59,6 +58,10 @@ class Memory:
     def ctc_log_probs(self, row: int) -> Floats:
         """Return `ctc_log_probs_MV` of the real positions of one utterance."""
         return self.ctc_log_probs_BMV[row, : self.lengths_B[row]]
+
+    def best_path(self, row: int) -> float:
+        """Return the log probability of what is to the CTC head the best path through one utterance."""
+        return float(self.ctc_log_probs(row).max(1).sum())
 
     @classmethod
     def join(cls, parts: Sequence[tuple[Memory, Ints]]) -> Memory:
@@ -109,11 +112,11 @@ class DecodingConfig:
     beam costs no more than a narrow one (Lowerre 1976, "The Harpy speech recognition system").
 
     With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
-    and `SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle leaves the sound
-    behind. Where the CTC head has no weight, neither has this. A word that is in no lexicon costs `unknown_word` nats
-    of what the decoder says, where the task has a lexicon. Each token earns `token_reward` nats where texts of
-    different lengths are compared (as words do in Hannun et al. 2014, "Deep Speech", section 2.2): what is hard to hear
-    is less probable than nothing at all, and a command would end before it does.
+    and `beam_search.SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle
+    leaves the sound behind. Where the CTC head has no weight, neither has this. A word that is in no lexicon costs
+    `unknown_word` nats of what the decoder says, where the task has a lexicon. Each token earns `token_reward` nats
+    where texts of different lengths are compared (as words do in Hannun et al. 2014, "Deep Speech", section 2.2):
+    what is hard to hear is less probable than nothing at all, and a command would end before it does.
     """
 
     beam: int = 1

@@ -21,11 +21,10 @@ def rescore(
 
     The decoder reads all tokens of all texts at once.
     """
-    n_texts = max(map(len, found), default=0)
-    if not n_texts or config.ctc_weight == 1:
+    tokens_BWL = _grid([[one.tokens for one in some] for some in found])
+    if not tokens_BWL.size or config.ctc_weight == 1:
         return [_ranked(some, config) for some in found]
-    filled = [text for some in found for text in (*(one.tokens for one in some), *[()] * (n_texts - len(some)))]
-    tokens_RL = lay_out([(*text, EOS) for text in filled])
+    n_texts, tokens_RL = tokens_BWL.shape[1], tokens_BWL.reshape(-1, tokens_BWL.shape[2])
     cache = memory.cache.select(np.repeat(np.arange(len(found)), n_texts))
     log_probs_RLV, _ = recogniser.read(tokens_RL[:, :-1], cache)
     shares_RL1 = np.take_along_axis(log_probs_RLV, tokens_RL[:, 1:, None], -1).astype(np.float64)
@@ -36,6 +35,14 @@ def rescore(
         )
         for some, shares_WL in zip(found, shares_BWL, strict=True)
     ]
+
+
+def _grid(texts: Sequence[Sequence[tuple[int, ...]]]) -> Ints:
+    """Return begin, tokens and ends of each utterance's texts, `tokens_BWL`; empty texts fill up the rest."""
+    n_texts = max(map(len, texts), default=0)
+    filled = [text for some in texts for text in (*some, *[()] * (n_texts - len(some)))]
+    tokens_RL = lay_out([(*text, EOS) for text in filled])
+    return tokens_RL.reshape(len(texts), n_texts, tokens_RL.shape[1])
 
 
 def _ranked(some: Sequence[Hypothesis], config: DecodingConfig) -> list[Hypothesis]:
@@ -62,12 +69,10 @@ def ctc_score(memory: Memory, texts: Sequence[Sequence[tuple[int, ...]]]) -> lis
 
     What an utterance has no room for has no hypothesis.
     """
-    n_texts = max(map(len, texts), default=0)
-    filled = [text for some in texts for text in (*some, *[()] * (n_texts - len(some)))]
-    if not filled:
+    tokens_BWL = _grid(texts)
+    if not tokens_BWL.size:
         return [[] for _ in texts]
-    next_AWL = lay_out([(*text, EOS) for text in filled])[:, 1:].reshape(len(texts), n_texts, -1)
-    prefixes_AWL = _ctc_prefixes(memory, next_AWL)
+    prefixes_BWL = _ctc_prefixes(memory, tokens_BWL[..., 1:])
     return [
         [
             Hypothesis(
@@ -80,25 +85,25 @@ def ctc_score(memory: Memory, texts: Sequence[Sequence[tuple[int, ...]]]) -> lis
             for text, prefix_L in zip(some, prefixes_WL, strict=False)
             if prefix_L[len(text)] > NEVER / 10
         ]
-        for some, prefixes_WL in zip(texts, prefixes_AWL, strict=True)
+        for some, prefixes_WL in zip(texts, prefixes_BWL, strict=True)
     ]
 
 
-def _ctc_prefixes(memory: Memory, next_AWL: Ints) -> Doubles:
-    """Return the log probability of every sentence that begins with so many tokens of a text, `prefixes_AWL`."""
-    n_utterances, n_texts, n_tokens = next_AWL.shape
+def _ctc_prefixes(memory: Memory, next_BWL: Ints) -> Doubles:
+    """Return the log probability of every sentence that begins with so many tokens of a text, `prefixes_BWL`."""
+    n_utterances, n_texts, n_tokens = next_BWL.shape
     state = CtcPrefix(memory.ctc_log_probs_BMV, memory.lengths_B, n_texts)
     all_A, all_AW = np.arange(n_utterances), np.tile(np.arange(n_texts), (n_utterances, 1))
-    prefixes_AWL = np.empty(next_AWL.shape)
+    prefixes_BWL = np.empty(next_BWL.shape)
     for place in range(n_tokens):
         if place:
-            state = state.advance(all_A, all_AW, next_AWL[..., place - 1])
-        tokens_U, places_AW = np.unique(next_AWL[..., place], return_inverse=True)
+            state = state.advance(all_A, all_AW, next_BWL[..., place - 1])
+        tokens_U, places_AW = np.unique(next_BWL[..., place], return_inverse=True)
         prefix_AWU = state.extensions(tokens_U)
         prefix_AWU[..., tokens_U == EOS] = state.ending()[..., None]
         places_AW1 = places_AW.reshape(n_utterances, n_texts, 1)
-        prefixes_AWL[..., place] = np.take_along_axis(prefix_AWU, places_AW1, -1)[..., 0]
-    return prefixes_AWL
+        prefixes_BWL[..., place] = np.take_along_axis(prefix_AWU, places_AW1, -1)[..., 0]
+    return prefixes_BWL
 
 
 def mean_hypothesis(hearings: Sequence[Hypothesis]) -> Hypothesis:

@@ -448,8 +448,9 @@ def _batches(order: Sequence[int], seconds_of: Mapping[int, float], size: int) -
 def _search_of(transcriber: Transcriber, commands: TokenAutomaton) -> CommandSearch:
     from speechformer.command_search import CommandSearch
 
-    parts = transcriber.recogniser, transcriber.settings, commands, transcriber.decoding, transcriber.spelling
-    return CommandSearch(*parts)
+    return CommandSearch(
+        transcriber.recogniser, transcriber.settings, commands, transcriber.decoding, transcriber.spelling
+    )
 
 
 def _compile(commands: Commands, tokenizer: Tokenizer) -> TokenAutomaton:
