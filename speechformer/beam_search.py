@@ -230,7 +230,10 @@ class _Search:
         # Probabilities only fall, so a hypothesis below the worst one that is wanted can no longer win, whatever
         # the tokens earn that may be to come.
         good &= ~ends & (score + earned > np.array([self._bar(one) for one in self.utterances])[:, None])
-        self._advance(good, parents, tokens, score, shares, attention)
+        states = self._next_states(good, parents, tokens)
+        if self.config.per_state is not None:
+            good &= _among_first(states, self.config.per_state)
+        self._advance(good, parents, tokens, states, score, shares, attention)
 
     def _attention(self, tokens_U: Ints) -> Doubles:
         """Return what the decoder says of each hypothesis with each of these tokens next, `attention_AWU`."""
@@ -307,8 +310,24 @@ class _Search:
             allowed_AWV &= masks_RV.reshape(allowed_AWV.shape)
         return allowed_AWV
 
+    def _next_states(self, good: Bools, parents: Ints, tokens: Ints) -> Ints:
+        """Return the constraint's state after each that is good, 0 everywhere else."""
+        states = np.zeros_like(parents)
+        if self.constraint is not None:
+            follow, rows = self.constraint.next, np.nonzero(good)[0]
+            pairs = zip(self.states_AW[rows, parents[good]].tolist(), tokens[good].tolist(), strict=True)
+            states[good] = [follow(state, token) for state, token in pairs]
+        return states
+
     def _advance(
-        self, good: Bools, parents: Ints, tokens: Ints, score: Doubles, shares: Doubles, attention: Doubles
+        self,
+        good: Bools,
+        parents: Ints,
+        tokens: Ints,
+        states: Ints,
+        score: Doubles,
+        shares: Doubles,
+        attention: Doubles,
     ) -> None:
         """Go on with what is good: the utterances and columns that have nothing more to say leave the grid."""
         kept_A = np.flatnonzero(good.any(1))
@@ -324,11 +343,7 @@ class _Search:
         before, n_columns = (kept_A[:, None], parents_AW), self.tokens_AWL.shape[1]
         self.tokens_AWL = np.concatenate((self.tokens_AWL[before], self.last_AW[..., None]), -1)
         self.shares_AWL = np.concatenate((self.shares_AWL[before], shares[chosen][..., None]), -1)
-        if self.constraint is not None:
-            follow, states_AW = self.constraint.next, self.states_AW[before]
-            self.states_AW = np.zeros_like(states_AW)
-            pairs = zip(states_AW[self.is_real_AW].tolist(), self.last_AW[self.is_real_AW].tolist(), strict=True)
-            self.states_AW[self.is_real_AW] = [follow(state, token) for state, token in pairs]
+        self.states_AW = np.where(self.is_real_AW, states[chosen], 0)
         if self.reading is not None:
             self.reading.select(kept_A, parents_AW, n_columns)
         if self.ctc is not None:
@@ -343,3 +358,14 @@ def _highest(scores: Doubles, n: int) -> Ints:
     rows = np.arange(len(scores))[:, None]
     places = np.argpartition(-scores, n - 1, 1)[:, :n]
     return places[rows, np.argsort(-scores[rows, places], 1)]
+
+
+def _among_first(states: Ints, n: int) -> Bools:
+    """Return of each row's places whether no more than `n` of the same number, itself the last, are to its left."""
+    order = np.argsort(states, 1, kind="stable")
+    ordered, places = np.take_along_axis(states, order, 1), np.arange(states.shape[1])
+    begins = np.diff(ordered, prepend=-1) != 0
+    nth = places - np.maximum.accumulate(np.where(begins, places, 0), 1)
+    among = np.empty(states.shape, np.bool_)
+    np.put_along_axis(among, order, nth < n, 1)
+    return among

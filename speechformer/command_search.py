@@ -19,7 +19,7 @@ from speechformer.rescoring import ctc_score, mean_hypothesis, rescore
 from speechformer.transcript import Alternative, Command, Status
 
 # Inside a command set the CTC head looks out for texts, and the decoder weighs the best of them, so many nats behind.
-COMMAND_BEAM, COMMAND_THRESHOLD, COMMAND_TEXTS, COMMAND_NEAR = 128, 20.0, 8, 10.0
+COMMAND_BEAM, COMMAND_THRESHOLD, COMMAND_TEXTS, COMMAND_NEAR = 256, 20.0, 8, 10.0
 DICTATION_BEAM, DICTATION_THRESHOLD = 32, 10.0  # where any words may follow, both search together
 LOOKOUT_REWARD, COMMAND_REWARD = 1.5, 2.5  # nats a token: what is heard badly can be optional
 N_BEST = 5
@@ -60,6 +60,7 @@ class CommandSearch:
             n_best=COMMAND_TEXTS,
             token_reward=LOOKOUT_REWARD,
             beam_threshold=COMMAND_THRESHOLD,
+            per_state=COMMAND_TEXTS,
         )
         found = search(self.recogniser, memory, config, self.automaton)
         near = [[one for one in some if one.score > some[0].score - COMMAND_NEAR] for some in found]

@@ -109,7 +109,9 @@ class DecodingConfig:
     """How to search: `beam` hypotheses are kept an utterance, `ctc_weight` is w above, 0…1.
 
     With `beam_threshold`, only those less than so many nats behind the best one: where what was said is clear, a wide
-    beam costs no more than a narrow one (Lowerre 1976, "The Harpy speech recognition system").
+    beam costs no more than a narrow one (Lowerre 1976, "The Harpy speech recognition system"). With `per_state`, only
+    so many of those that are in one state of the constraint: what may follow is the same for all of them, so that who
+    is behind hardly overtakes any more.
 
     With `ctc_slack`, what is to the CTC head less probable than its best path by more than so many nats a position,
     and `beam_search.SLACK` more, is ruled out while there is anything else: a decoder that goes round in a circle
@@ -126,6 +128,7 @@ class DecodingConfig:
     unknown_word: float = 0.0
     token_reward: float = 0.0
     beam_threshold: float | None = None
+    per_state: int | None = None
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.n_best < 1:
@@ -138,6 +141,8 @@ class DecodingConfig:
             raise ConfigError(f"decoding.token_reward is 0 or more nats, not {self.token_reward}")
         if self.beam_threshold is not None and self.beam_threshold <= 0:
             raise ConfigError(f"decoding.beam_threshold is more than 0 nats, not {self.beam_threshold}")
+        if self.per_state is not None and self.per_state < 1:
+            raise ConfigError(f"decoding.per_state is 1 or more, not {self.per_state}")
 
 
 class Hypothesis(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -188,6 +188,40 @@ def test_what_is_a_threshold_behind_the_best_goes_no_further(make_model: MakeMod
         assert {one.tokens for one in found[2.0]} < {one.tokens for one in found[None]}
         fewer.append(len(found[1e-6]) < len(found[2.0]))
     assert any(fewer)
+
+
+class Places:
+    """A constraint that lets every word follow and counts: all sequences of a length are in one state, or none two."""
+
+    def __init__(self, apart: bool) -> None:
+        self.apart = apart
+
+    def allowed(self, state: int) -> npt.NDArray[np.bool_]:
+        return np.array([token in (*WORDS, EOS) for token in range(6)])
+
+    def next(self, state: int, token: int) -> int:
+        return 10 * state + token if self.apart else state + 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_of_those_in_one_state_the_best_go_on(make_model: MakeModel, n: int) -> None:
+    differs = []
+    for seed in range(6):
+        model, features_BTC = sharp_model(make_model, seed), draw_features(6, seed)
+        all_of, few, narrow = (
+            decode(model, features_BTC, torch.tensor([6]), config, Places(apart))[0]
+            for apart, config in (
+                (True, DecodingConfig(beam=100, n_best=100, per_state=n)),
+                (False, DecodingConfig(beam=100, n_best=100, per_state=n)),
+                (False, DecodingConfig(beam=100, n_best=100)),
+            )
+        )
+        assert all_of == narrow  # where none two are in one state, that is no limit
+        lengths = Counter(len(one.tokens) for one in few)
+        assert max(lengths.values()) <= n
+        assert {one.tokens for one in few} <= {one.tokens for one in narrow}
+        differs.append(len(few) < len(narrow))
+    assert any(differs)
 
 
 @weights
@@ -489,6 +523,7 @@ def test_ctc_greedy_takes_out_repeats_blanks_and_padding(path: tuple[int, ...], 
         {"ctc_weight": -0.1},
         {"token_reward": -1},
         {"beam_threshold": 0},
+        {"per_state": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
