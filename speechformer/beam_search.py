@@ -231,7 +231,7 @@ class _Search:
         # the tokens earn that may be to come.
         good &= ~ends & (score + earned > np.array([self._bar(one) for one in self.utterances])[:, None])
         states = self._next_states(good, parents, tokens)
-        if self.config.per_state is not None:
+        if self.constraint is not None and self.config.per_state is not None:
             good &= _among_first(states, self.config.per_state)
         self._advance(good, parents, tokens, states, score, shares, attention)
 
@@ -311,8 +311,8 @@ class _Search:
         return allowed_AWV
 
     def _next_states(self, good: Bools, parents: Ints, tokens: Ints) -> Ints:
-        """Return the constraint's state after each that is good, 0 everywhere else."""
-        states = np.zeros_like(parents)
+        """Return the constraint's state after each that is good, −1 everywhere else."""
+        states = np.full_like(parents, -1)
         if self.constraint is not None:
             follow, rows = self.constraint.next, np.nonzero(good)[0]
             pairs = zip(self.states_AW[rows, parents[good]].tolist(), tokens[good].tolist(), strict=True)
@@ -361,10 +361,10 @@ def _highest(scores: Doubles, n: int) -> Ints:
 
 
 def _among_first(states: Ints, n: int) -> Bools:
-    """Return of each row's places whether no more than `n` of the same number, itself the last, are to its left."""
+    """Return of each row's places whether fewer than `n` to its left have the same number."""
     order = np.argsort(states, 1, kind="stable")
     ordered, places = np.take_along_axis(states, order, 1), np.arange(states.shape[1])
-    begins = np.diff(ordered, prepend=-1) != 0
+    begins = np.diff(ordered, prepend=-2) != 0
     nth = places - np.maximum.accumulate(np.where(begins, places, 0), 1)
     among = np.empty(states.shape, np.bool_)
     np.put_along_axis(among, order, nth < n, 1)

@@ -217,6 +217,8 @@ def test_of_those_in_one_state_the_best_go_on(make_model: MakeModel, n: int) -> 
             )
         )
         assert all_of == narrow  # where none two are in one state, that is no limit
+        unbound = DecodingConfig(beam=100, n_best=100, per_state=n)
+        assert len(decode(model, features_BTC, torch.tensor([6]), unbound)[0]) == len(narrow)
         lengths = Counter(len(one.tokens) for one in few)
         assert max(lengths.values()) <= n
         assert {one.tokens for one in few} <= {one.tokens for one in narrow}
