@@ -112,14 +112,14 @@ class CommandSearch:
             status: Status = "not_a_command" if heard else "no_speech"
             return Command(status, 0.0, (), heard, {"speech": float(bool(heard)), "command": 0.0})
         best = meanings[0][0]
-        text = self.settings.tokenizer.decode(best.tokens)
         rival = meanings[1][0] if len(meanings) > 1 else None
-        evidence = weigh(best, rival, free, (text, heard), blank)
+        texts = [self.settings.tokenizer.decode(one.tokens) for one, _ in meanings]
+        evidence = weigh(best, rival, free, (texts[0], heard), blank)
         judgement = self.settings.calibration.judge(evidence)
         probabilities = share(judgement, [one.score for one, _ in meanings])
         alternatives = tuple(
-            Alternative(self.settings.tokenizer.decode(one.tokens), meaning.intent, meaning.slots, probability)
-            for (one, meaning), probability in zip(meanings, probabilities, strict=True)
+            Alternative(text, meaning.intent, meaning.slots, probability)
+            for text, (_, meaning), probability in zip(texts, meanings, probabilities, strict=True)
         )
         numbers = {"speech": judgement.speech, "command": judgement.command, "right": judgement.right}
         return Command(judgement.status, judgement.confidence, alternatives, heard, {**numbers, **asdict(evidence)})
