@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import math
 import os
 import sys
 import threading
@@ -124,7 +125,8 @@ def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ()
     parser.add_argument(
         "--beam",
         type=_positive,
-        help="hypotheses kept while searching (8; 1 is greedy; never less than 8 with --commands)",
+        help="hypotheses kept while searching freely (8, beside --commands 1, which is greedy; the search inside "
+        "--commands has a wide beam of its own, which this can only widen)",
     )
     parser.add_argument(
         "--engine",
@@ -140,7 +142,13 @@ def _add_decoding(parser: argparse.ArgumentParser, engines: tuple[str, ...] = ()
 
 
 def _decibels(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        ratios = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        ratios = (math.nan,)
+    if not all(map(math.isfinite, ratios)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of decibels, or several, such as 6,12,18")
+    return ratios
 
 
 def _seconds(text: str) -> float:
@@ -164,7 +172,11 @@ def _positive(text: str) -> int:
 
 
 def _port(text: str) -> int | None:
-    return None if text == "none" else int(text)
+    if text == "none":
+        return None
+    if not (text.isdecimal() and int(text) < 65_536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535, or none")
+    return int(text)
 
 
 def _add_serve(commands: Any) -> None:

@@ -518,6 +518,20 @@ def test_evaluate_lays_silence_around(run: Run, wav: Path, tmp_path: Path) -> No
         assert ended.value.code == USAGE
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(("evaluate", "rows.jsonl", "--snr", wrong), "decibels") for wrong in ("nan", "6,inf", "loud", "")]
+    + [(("serve", "--http-port", wrong), "is no port") for wrong in ("65536", "-1", "http", "1e3")],
+)
+def test_what_is_no_number_is_a_wrong_command(
+    arguments: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == USAGE
+    assert why in capsys.readouterr().err
+
+
 def test_evaluate_hears_in_rooms(run: Run, wav: Path, tmp_path: Path) -> None:
     (tmp_path / "set.txt").write_text("go\n")
     write_manifest(tmp_path / "tones.jsonl", [{"audio_filepath": wav.name, "text": "go"}])
