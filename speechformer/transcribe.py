@@ -171,10 +171,12 @@ class Transcriber:
         """Load a shipped model by name, or a model folder; the default needs no network.
 
         On a CPU, ONNX Runtime computes a folder that was exported for it, in the precision of the export (int8 where
-        none was chosen); else torch does, in bfloat16 where the hardware is fast at that, or float32.
+        none was chosen); else torch does, in bfloat16 where the hardware is fast at that, or float32. `threads` beyond
+        the number of processors are left out: they would do nothing but take memory.
         Raises CheckpointError, naming the part of the folder that is missing or damaged.
         """
         folder = find_model(model)
+        threads = min(threads, os.cpu_count() or 1) if threads else None
         if use_onnx(folder, engine, device, precision):
             from speechformer.frontend import Frontend
             from speechformer.onnx_recogniser import OnnxRecogniser

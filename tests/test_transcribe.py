@@ -10,7 +10,7 @@ import pytest
 from speechformer import DecodingConfig, Transcriber
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, write_wav
 from speechformer.beam_search import search as search_for
-from speechformer.checkpoint import Checkpoint
+from speechformer.checkpoint import Checkpoint, save_checkpoint
 from speechformer.decoding import Floats, Hypothesis, Ints, Memory, Recogniser, Spelling
 from speechformer.errors import AudioError, CheckpointError, ConfigError
 from speechformer.features import FeatureConfig
@@ -118,6 +118,18 @@ def test_long_audio_is_cut_into_segments_the_model_knows(transcriber: Transcribe
 def test_a_model_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such model folder; give a folder or one of: .*commands-en"):
         Transcriber.from_pretrained(tmp_path / "none")
+
+
+def test_there_are_no_more_threads_than_processors(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, checkpoint)
+    wanted = []
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("torch.set_num_threads", wanted.append)
+    for threads in (2, 1_000_000, None):
+        Transcriber.from_pretrained(tmp_path, engine="torch", threads=threads)
+    assert wanted == [2, 3]
 
 
 @pytest.mark.parametrize("phrases", [("go",), ("go", "stop", "left")])
