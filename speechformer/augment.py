@@ -20,6 +20,8 @@ import torch
 import torchaudio
 
 from speechformer.audio import SAMPLE_RATE_HZ, Codec, Waveform, compress_lossily
+from speechformer.config import check_ascending, check_within
+from speechformer.errors import ConfigError
 from speechformer.features import HOP
 
 Array = npt.NDArray[np.float32]
@@ -69,6 +71,20 @@ class AugmentConfig:
     time_mask_share: float = 0.07
     band_masks: int = 2
     band_mask_width: int = 12
+
+    def __post_init__(self) -> None:
+        if not (self.speeds and self.tempos):
+            raise ConfigError("augment.speeds and augment.tempos hold one factor or more; [1.0] changes nothing")
+        check_within(self, "augment.", "speeds tempos", 0.1, 10)
+        shares = "trim uneven pad wait room noise babble tilt gate clip mu_law codec band_limit time_mask_share"
+        check_within(self, "augment.", f"{shares} codec_level", 0, 1)
+        check_within(self, "augment.", "pad_s uneven_s wait_s time_masks band_masks band_mask_width", 0)
+        check_within(self, "augment.", "babble_voices", 1)
+        check_within(self, "augment.", "band_hz", 0, SAMPLE_RATE_HZ / 2, exclusive=True)
+        ranges = (
+            "trim_db uneven_db uneven_s wait_s snr_db babble_voices gate_db gate_depth_db codec_level gain_db band_hz"
+        )
+        check_ascending(self, "augment.", ranges)
 
 
 @dataclass(frozen=True)

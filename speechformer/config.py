@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -41,6 +42,33 @@ def build(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
             hint = f'did you mean "{near[0]}"?' if near else f"known keys are {', '.join(fields)}"
             raise ConfigError(f'"{where}{key}" is not a setting; {hint}')
     return cls(**{key: _convert(value, fields[key], f"{where}{key}") for key, value in values.items()})
+
+
+def check_within(
+    config: Any, group: str, names: str, low: float, high: float = math.inf, exclusive: bool = False
+) -> None:
+    """Raise ConfigError where a setting among these, or one of its numbers, is not finite or not within low…high.
+
+    `names` are the dataclass's fields, with spaces between; `exclusive`: the ends are not within.
+    """
+    if exclusive:
+        what = f"more than {low:g}" + f" and less than {high:g}" * math.isfinite(high)
+    else:
+        what = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
+    for name in names.split():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            inside = low < number < high if exclusive else low <= number <= high
+            if not (inside and math.isfinite(number)):
+                raise ConfigError(f"{group}{name} is {what}, not {number}")
+
+
+def check_ascending(config: Any, group: str, names: str) -> None:
+    """Raise ConfigError where a setting among these is no range: a finite number and one that is not less."""
+    for name in names.split():
+        low, high = getattr(config, name)
+        if not (low <= high and math.isfinite(low) and math.isfinite(high)):
+            raise ConfigError(f"{group}{name} is a range, the lower end first, not [{low}, {high}]")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

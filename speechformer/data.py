@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ from speechformer.augment import (
     mask_mel,
     wait_around,
 )
-from speechformer.errors import ManifestError
+from speechformer.config import check_within
+from speechformer.errors import ConfigError, ManifestError
 from speechformer.features import FeatureConfig, add_hiss, collate, log_mel, mfcc, normalise
 from speechformer.files import replace_file
 from speechformer.tokenizer import BOS, EOS, PAD, Tokenizer
@@ -60,6 +62,15 @@ class DataConfig:
     noise_share: float = 0.02
     views: int = 1
     n_workers: int = 1
+
+    def __post_init__(self) -> None:
+        check_within(self, "data.", "max_s batch_s", 0, exclusive=True)
+        check_within(self, "data.", "phrase_part_s pause_s n_workers", 0)
+        check_within(self, "data.", "phrase_share noise_share", 0, 1)
+        check_within(self, "data.", "views", 1)
+        for corpus, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"data.weights.{corpus} is 0 or more, not {weight}")
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,8 @@ class TrainingSet(Dataset[Batch]):
         self.rows = [row for row in rows if row["duration"] <= config.max_s]
         if not self.rows:
             raise ManifestError(f"{config.train}: no utterance is as short as data.max_s = {config.max_s}; raise it")
+        if not any(self._weight(row) for row in self.rows):
+            raise ConfigError(f"data.weights: {config.train} has nothing that weighs more than 0; give a corpus more")
         self.store = WaveformStore(self.rows, cache)
         sounds = read_folder(config.train, sounds=True)
         noises = WaveformStore(sounds.get("noise", []), cache).views()
@@ -219,13 +232,16 @@ class TrainingSet(Dataset[Batch]):
         """Draw an epoch: which utterances, which of them in one phrase, bucketed by length into batches."""
         if epoch not in self.plans:
             draw = np.random.default_rng((self.seed, epoch))
-            weights = [self.config.weights.get(row.get("corpus", ""), 1.0) for row in self.rows]
-            counts = np.floor(np.array(weights) + draw.random(len(weights))).astype(int)
+            weights = np.array([self._weight(row) for row in self.rows])
+            counts = np.floor(weights + draw.random(len(weights))).astype(int)
             rows = draw.permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
             items = self._phrases(rows, draw)
             items += [() for _ in range(int(self.config.noise_share * len(items)))]
             self.plans = {epoch: self._bucket(items, draw)}
         return self.plans[epoch]
+
+    def _weight(self, row: Row) -> float:
+        return self.config.weights.get(row.get("corpus", ""), 1.0)
 
     def _phrases(self, rows: list[int], draw: np.random.Generator) -> list[Item]:
         # Single words outnumber sentences, and people pause: some utterances are strung into phrases.

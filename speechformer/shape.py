@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from speechformer.config import check_within
 from speechformer.errors import ConfigError
 
 
@@ -27,6 +28,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if min(self.d_model, self.n_heads, self.window_frames, self.stride_frames) < 1:
             raise ConfigError("model.d_model, n_heads, window_frames and stride_frames are 1 or more")
+        check_within(self, "model.", "d_ff n_encoder_layers n_decoder_layers", 1)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout is 0 or more and less than 1, not {self.dropout}")
         if self.d_model % (2 * self.n_heads):
             raise ConfigError(f"model.d_model = {self.d_model} cannot be cut into {self.n_heads} even heads")
         if self.window_frames % self.stride_frames:

@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from speechformer.augment import AugmentConfig
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from speechformer.config import load_config, to_dict, write_yaml
+from speechformer.config import check_within, load_config, to_dict, write_yaml
 from speechformer.data import Batch, DataConfig, TrainingSet
 from speechformer.errors import ConfigError, TrainingError
 from speechformer.evaluation import DevSet
@@ -71,6 +71,15 @@ class ScheduleConfig:
     weight_decay: float = 1e-2
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_within(self, "schedule.", "n_steps", 1)
+        check_within(self, "schedule.", "lr clip", 0, exclusive=True)
+        check_within(self, "schedule.", "warmup_steps decay_steps ctc_only_steps join_steps", 0)
+        check_within(self, "schedule.", "consistency minimum_wer weight_decay", 0)
+        check_within(self, "schedule.", "ctc_weight label_smoothing", 0, 1)
+        if self.minimum_wer:
+            check_within(self, "schedule.", "minimum_wer_utterances", 1)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -99,15 +108,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.schedule.consistency and self.data.views != 2:
             raise ConfigError("schedule.consistency compares two views of an utterance; set data.views=2")
-        if self.schedule.minimum_wer and self.schedule.minimum_wer_utterances < 1:
-            raise ConfigError(
-                "schedule.minimum_wer learns from hypotheses; set schedule.minimum_wer_utterances to 1 or more"
-            )
-        if self.data.views < 1:
-            raise ConfigError(f"data.views is 1 or more, not {self.data.views}")
-        for name in ("evaluate_every", "save_every", "log_every", "keep_best", "max_dev_utterances"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is 1 or more, not {getattr(self, name)}")
+        check_within(self, "", "evaluate_every save_every log_every keep_best max_dev_utterances", 1)
 
 
 def learning_rate(step: int, schedule: ScheduleConfig) -> float:
@@ -198,6 +199,9 @@ class Trainer:
         tokenizer = Tokenizer.load(config.tokenizer)
         with self.world.leader_first():
             self.training_set = TrainingSet(config.data, config.augment, config.features, tokenizer, config.seed)
+        absent = sorted(config.data.weights.keys() - {row.get("corpus") for row in self.training_set.rows})
+        if absent and self.world.leads:
+            print(f"{config.data.train}: has nothing of {', '.join(absent)}; that weight is not used", file=sys.stderr)
         features = self.training_set.features = measure_features(self.training_set)
         model_config = replace(config.model, vocab_size=len(tokenizer), n_features=features.n_mfcc)
         self.config = replace(config, features=features, model=model_config)

@@ -127,5 +127,5 @@ def test_it_is_a_part_of_the_loss_and_resumed_is_uninterrupted(
 
 
 def test_no_hypotheses_are_not_learnt_from() -> None:
-    with pytest.raises(ConfigError, match=r"minimum_wer_utterances to 1"):
+    with pytest.raises(ConfigError, match=r"minimum_wer_utterances is 1 or more, not 0"):
         TrainConfig(schedule=ScheduleConfig(minimum_wer=0.1, minimum_wer_utterances=0))

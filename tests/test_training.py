@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -335,9 +336,39 @@ def test_consistency_is_a_part_of_the_loss_and_needs_two_views(make_model: Calla
         TrainConfig(schedule=ScheduleConfig(consistency=0.2))
 
 
-def test_no_view_of_an_utterance_is_not_training() -> None:
-    with pytest.raises(ConfigError, match=r"data\.views is 1 or more, not 0"):
-        load_config(TrainConfig, overrides=["data.views=0"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.views=0", "data.views is 1 or more, not 0"),
+        ("data.batch_s=.nan", "data.batch_s is more than 0, not nan"),
+        ("data.noise_share=1.5", "data.noise_share is between 0 and 1, not 1.5"),
+        ("data.weights.an4=-1", "data.weights.an4 is 0 or more, not -1.0"),
+        ("schedule.n_steps=0", "schedule.n_steps is 1 or more, not 0"),
+        ("schedule.lr=nan", "schedule.lr is more than 0, not nan"),
+        ("schedule.warmup_steps=-5", "schedule.warmup_steps is 0 or more, not -5"),
+        ("augment.noise=2", "augment.noise is between 0 and 1, not 2.0"),
+        ("augment.speeds=[]", "augment.speeds and augment.tempos hold one factor or more"),
+        ("augment.speeds=[1, 0]", "augment.speeds is between 0.1 and 10, not 0.0"),
+        ("augment.snr_db=[20, 5]", "augment.snr_db is a range, the lower end first, not [20.0, 5.0]"),
+        ("augment.band_hz=[4000, 8000]", "augment.band_hz is more than 0 and less than 8000, not 8000.0"),
+        ("model.dropout=1", "model.dropout is 0 or more and less than 1, not 1.0"),
+        ("model.n_encoder_layers=0", "model.n_encoder_layers is 1 or more, not 0"),
+        ("keep_best=0", "keep_best is 1 or more, not 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_before_anything_is_read(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(TrainConfig, overrides=[override])
+
+
+def test_weights_of_corpora_that_are_not_there_are_named(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {"tones": 1.0, "kokoro": 2.0, "an5": 1.0}
+    Trainer(replace(config, data=replace(config.data, weights=weights)), tmp_path / "run")
+    assert "has nothing of an5, kokoro; that weight is not used" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"has nothing that weighs more than 0"):
+        Trainer(replace(config, data=replace(config.data, weights={"tones": 0.0})), tmp_path / "none")
 
 
 def test_the_decoder_gets_no_gradient_while_the_ctc_head_learns_alone(
