@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import yaml
+from script import parser_of, status_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
@@ -212,12 +214,25 @@ def least_speech(right: Sequence[float], noise: Sequence[float]) -> float:
     return min(max(usual, above), most)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """Read the command line and calibrate."""
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the recordings to hear (1)")
+    parser.add_argument("--share", type=share, default=1.0, help="share of the recordings to hear (1)")
     args = parser.parse_args()
+    return status_of("calibrate", lambda: calibrate(args))
+
+
+def share(text: str) -> float:
+    """Read how much of the recordings is heard."""
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most 1")
+    return float(text)
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Hear the recordings, fit, write, and tell what would be refused."""
     noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")]
     model = find_model(args.model)
     samples = list(Collector(model, noises, args.share).collect(args.data / "dev"))
@@ -249,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

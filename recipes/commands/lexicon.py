@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from script import parser_of, status_of
+from script import at_least, parser_of, status_of
 from texts import drawn_words
 
 from speechformer.errors import ManifestError
@@ -29,7 +29,7 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("model", help="model folder, or the name of a shipped model")
     parser.add_argument("texts", nargs="+", type=Path, help="text files, an utterance a line")
-    parser.add_argument("--least", type=int, default=LEAST, help=f"how often a word is said at least ({LEAST})")
+    parser.add_argument("--least", type=at_least(1), default=LEAST, help=f"how often a word is said at least ({LEAST})")
     args = parser.parse_args()
     return status_of("lexicon", lambda: write(args.model, args.texts, args.least))
 

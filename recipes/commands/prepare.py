@@ -23,7 +23,7 @@ from typing import Any
 import soundfile
 import texts
 from rich.progress import Progress, TimeElapsedColumn
-from script import parser_of, status_of
+from script import at_least, parser_of, status_of
 
 from speechformer.data import read_manifest, write_manifest
 from speechformer.errors import ManifestError
@@ -196,29 +196,34 @@ def parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with speech/, noise/, rir/ and text/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--synthetic", type=int, default=14_000, help="utterances to synthesise (14000)")
-    parser.add_argument("--synthetic2", type=int, default=5_000, help="moves, codes and long sentences (5000)")
-    parser.add_argument("--synthetic3", type=int, default=8_000, help="fast, with weak forms (8000)")
-    parser.add_argument("--synthetic4", type=int, default=4_000, help="the same, the t of at and it unreleased (4000)")
-    parser.add_argument("--synthetic5", type=int, default=8_000, help="moves, codes and spelling by Britons (8000)")
-    parser.add_argument("--synthetic6", type=int, default=4_000, help="of the ready command files (4000)")
-    parser.add_argument("--synthetic7", type=int, default=6_000, help="texts with words seldom heard (6000)")
-    parser.add_argument("--synthetic8", type=int, default=14_800, help="by Kokoro, if it is given (14800)")
+    count = at_least(0)
+    parser.add_argument("--synthetic", type=count, default=14_000, help="utterances to synthesise (14000)")
+    parser.add_argument("--synthetic2", type=count, default=5_000, help="moves, codes and long sentences (5000)")
+    parser.add_argument("--synthetic3", type=count, default=8_000, help="fast, with weak forms (8000)")
+    parser.add_argument(
+        "--synthetic4", type=count, default=4_000, help="the same, the t of at and it unreleased (4000)"
+    )
+    parser.add_argument("--synthetic5", type=count, default=8_000, help="moves, codes and spelling by Britons (8000)")
+    parser.add_argument("--synthetic6", type=count, default=4_000, help="of the ready command files (4000)")
+    parser.add_argument("--synthetic7", type=count, default=6_000, help="texts with words seldom heard (6000)")
+    parser.add_argument("--synthetic8", type=count, default=14_800, help="by Kokoro, if it is given (14800)")
     parser.add_argument("--kokoro", type=Path, help="folder of Kokoro-82M: model.onnx, config.json, voices/")
-    parser.add_argument("--synthetic9", type=int, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
-    parser.add_argument("--synthetic10", type=int, default=8_000, help="by SVOX Pico, if it is installed (8000)")
-    parser.add_argument("--synthetic11", type=int, default=8_000, help="by voices of Piper, if they are given (8000)")
-    parser.add_argument("--synthetic12", type=int, default=11_600, help="what is short, by Kokoro (11600)")
+    parser.add_argument("--synthetic9", type=count, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
+    parser.add_argument("--synthetic10", type=count, default=8_000, help="by SVOX Pico, if it is installed (8000)")
+    parser.add_argument("--synthetic11", type=count, default=8_000, help="by voices of Piper, if they are given (8000)")
+    parser.add_argument("--synthetic12", type=count, default=11_600, help="what is short, by Kokoro (11600)")
     parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
-    parser.add_argument("--synthetic13", type=int, default=80_000, help="of a wide vocabulary, by all of these (80000)")
-    parser.add_argument("--synthetic14", type=int, default=12_000, help="timers, sums, measures, hesitantly (12000)")
-    parser.add_argument("--synthetic15", type=int, default=12_000, help="orders, appliances, cars, machines (12000)")
-    parser.add_argument("--vocab-size", type=int, default=128, help="BPE pieces (128)")
+    parser.add_argument(
+        "--synthetic13", type=count, default=80_000, help="of a wide vocabulary, by all of these (80000)"
+    )
+    parser.add_argument("--synthetic14", type=count, default=12_000, help="timers, sums, measures, hesitantly (12000)")
+    parser.add_argument("--synthetic15", type=count, default=12_000, help="orders, appliances, cars, machines (12000)")
+    parser.add_argument("--vocab-size", type=at_least(1), default=128, help="BPE pieces (128)")
     parser.add_argument(
         "--whole-words", action=argparse.BooleanOptionalAction, default=True,
         help="also one for each digit, letter and word in passing (yes)",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=2, help="synthesisers that run at a time (2)")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="synthesisers that run at a time (2)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

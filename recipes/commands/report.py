@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from calibrate import READ, READY, ROOT, TRIALS, beginnings, templates
 from rich.progress import track
+from script import at_least, parser_of, status_of
 from texts import DIGITS
 
 from speechformer.data import Row, read_manifest, write_manifest
@@ -365,21 +366,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 def main() -> int:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     steps = parser.add_subparsers(required=True)
     step = steps.add_parser("measure", help="run every evaluation")
     step.add_argument("figures", type=Path, help="folder to keep what they print in")
     step.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
     step.add_argument("--noise", type=Path, required=True, help="folder of noise that was never trained on")
     step.add_argument("--model", help="model folder or name (commands-en)")
-    step.add_argument("--jobs", type=int, default=1, help="evaluations at a time (1)")
+    step.add_argument("--jobs", type=at_least(1), default=1, help="evaluations at a time (1)")
     step.add_argument("--peers", action="store_true", help="PocketSphinx too; it must be installed")
     step.set_defaults(step=measure)
     step = steps.add_parser("write", help="write the figures into the pages")
     step.add_argument("figures", type=Path, help="what measure wrote")
     step.set_defaults(step=write)
     args = parser.parse_args()
-    return int(args.step(args))
+    return status_of("report", lambda: args.step(args))
 
 
 if __name__ == "__main__":

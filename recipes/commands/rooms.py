@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyroomacoustics
 import soundfile
-from script import parser_of, status_of
+from script import at_least, parser_of, status_of
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform
 from speechformer.data import Row, read_manifest, write_manifest
@@ -40,8 +40,8 @@ def main() -> int:
     """Write impulse responses and their manifest, or one sentence about what cannot be done."""
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
-    parser.add_argument("--rooms", type=int, default=1_000, help="how many for training (1000)")
-    parser.add_argument("--kept", type=int, default=60, help="how many more for dev and for test, each (60)")
+    parser.add_argument("--rooms", type=at_least(1), default=1_000, help="how many for training (1000)")
+    parser.add_argument("--kept", type=at_least(0), default=60, help="how many more for dev and for test, each (60)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     return status_of("rooms", lambda: write(args))

@@ -14,11 +14,25 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def status_of(name: str, work: Callable[[], object]) -> int:
-    """Do the work of a script and return its exit status; print one sentence when it cannot be done."""
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number from the command line, and refuses one that is less."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return value
+
+    return number
+
+
+def status_of(name: str, work: Callable[[], int | None]) -> int:
+    """Do the work of a script and return its exit status, 0 if it has none; say in a sentence why it cannot be done."""
     try:
-        work()
+        return work() or 0
     except SpeechformerError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    return 0

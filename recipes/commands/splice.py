@@ -26,7 +26,7 @@ import soundfile
 import texts
 from prepare import hours
 from rich.progress import track
-from script import parser_of, status_of
+from script import at_least, parser_of, status_of
 
 from speechformer import Transcriber
 from speechformer.alignment import align, seconds, whole_span, word_bounds, word_groups
@@ -78,7 +78,9 @@ def run(name: str, description: str | None, n_utterances: int, write: Callable[[
     parser = parser_of(description)
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py wrote")
-    parser.add_argument("--utterances", type=int, default=n_utterances, help=f"how many to make ({n_utterances})")
+    parser.add_argument(
+        "--utterances", type=at_least(1), default=n_utterances, help=f"how many to make ({n_utterances})"
+    )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     return status_of(name, lambda: write(args.model, args.data, args.utterances, args.seed))
