@@ -26,9 +26,8 @@ class ModelConfig:
     positions: Literal["rotary", "sinusoidal"] = "rotary"
 
     def __post_init__(self) -> None:
-        if min(self.d_model, self.n_heads, self.window_frames, self.stride_frames) < 1:
-            raise ConfigError("model.d_model, n_heads, window_frames and stride_frames are 1 or more")
-        check_within(self, "model.", "d_ff n_encoder_layers n_decoder_layers", 1)
+        check_within(self, "model.", "d_model d_ff n_heads n_encoder_layers n_decoder_layers", 1)
+        check_within(self, "model.", "window_frames stride_frames", 1)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout is 0 or more and less than 1, not {self.dropout}")
         if self.d_model % (2 * self.n_heads):
