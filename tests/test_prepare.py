@@ -50,6 +50,18 @@ def test_a_mix_none_of_whose_engines_is_there_is_left_out(
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+def test_hibari_stands_in_where_there_is_no_kokoro(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mix, echoes = recipe.MIXES["synthetic12"], {"kokoro": Echo(), "hibari": Echo()}
+    assert set(recipe.at_hand(mix, echoes).engines) == {"kokoro"}
+    assert set(recipe.at_hand(mix, {"hibari": Echo()}).engines) == {"hibari"}
+    assert not recipe.at_hand(mix, {}).engines
+    recipe.prepare_synthetic("synthetic12", ["turn on the light"], tmp_path, 3, 1, 1, {"hibari": Echo()})
+    assert "is by hibari: there is no kokoro" in capsys.readouterr().out
+    assert (tmp_path / "train" / "synthetic12.jsonl").exists()
+
+
 def test_a_plan_is_drawn_from_its_seed_and_goes_on(recipe: ModuleType, tmp_path: Path) -> None:
     lines, networks = ["turn on the light", "what time is it"], {"piper": Echo()}
     plans = [recipe.plan(recipe.MIXES["synthetic11"], lines, tmp_path, seed, networks) for seed in (1, 1, 2)]

@@ -65,11 +65,11 @@ def test_function_words_are_said_in_passing_and_what_is_brief_stays_as_it_is(rec
 
 
 def test_sentences_are_of_words_that_were_said_and_by_one_speaker_where_that_can_be(recipe: ModuleType) -> None:
-    vocabulary = {"ann": "turn on the red light please now".split(), "bob": "go to the left".split()}
-    sentences = [
-        [recipe.SpokenWord(word, speaker, TONE_N) for word in words] for speaker, words in vocabulary.items()
-    ] * 3
-    found = list(islice(recipe.splice(sentences, ["turn on the light", "open the door", "go to the left"], 1), 60))
+    own = {"ann": "turn on the red light please now".split(), "bob": "go to the left".split()}
+    sentences = [[recipe.SpokenWord(word, speaker, TONE_N) for word in words] for speaker, words in own.items()] * 3
+    vocabulary = recipe.Vocabulary(sentences)
+    lines = ["turn on the light", "open the door", "go to the left"]
+    found = list(islice(recipe.splice(sentences, vocabulary, lines, 1), 60))
     said = {tuple(word.text for word in words) for words in found}
     assert ("turn", "on", "the", "light") in said
     assert not any("door" in words for words in said)
@@ -96,7 +96,8 @@ def test_function_words_are_exchanged_among_themselves(recipe: ModuleType) -> No
 def test_a_letter_a_does_not_stand_for_the_article(recipe: ModuleType) -> None:
     spelt = [recipe.SpokenWord(text, "ann", TONE_N, is_letter=True) for text in ("a", "b", "m", "six")]
     sentence = [recipe.SpokenWord(text, "ann", 0.5 * TONE_N) for text in ("turn", "a", "light", "at", "six")]
-    found = islice(recipe.splice([spelt, sentence] * 2, ["turn a light", "at six a m"], 1), 400)
+    sentences = [spelt, sentence] * 2
+    found = islice(recipe.splice(sentences, recipe.Vocabulary(sentences), ["turn a light", "at six a m"], 1), 400)
     letters = {
         (" ".join(one.text for one in said), word.is_letter) for said in found for word in said if word.text == "a"
     }
@@ -104,3 +105,19 @@ def test_a_letter_a_does_not_stand_for_the_article(recipe: ModuleType) -> None:
     assert ("at six a m", False) not in letters
     assert ("turn a light", False) in letters
     assert ("turn a light", True) not in letters
+
+
+def test_moves_are_put_together_where_their_words_were_said(recipe: ModuleType) -> None:
+    texts = import_recipe("texts")
+    draw = random.Random(1)
+    spoken = sorted({word for _ in range(500) for word in texts.draw_text(draw, recipe.PASSING_KINDS).split()} - {"by"})
+    words = [recipe.SpokenWord(word, "ann", TONE_N, is_letter=True) for word in spoken]
+    found = list(islice(recipe.composed(recipe.Vocabulary([words]), 1), 40))
+    assert len(found) == 40
+    assert len({" ".join(word.text for word in one) for one in found}) > 30
+    assert not any(word.text == "by" for one in found for word in one)
+    assert any(len(word.audio_N) < len(TONE_N) for one in found for word in one)  # said in passing
+
+
+def test_nothing_is_put_together_of_words_nobody_said(recipe: ModuleType) -> None:
+    assert not list(recipe.composed(recipe.Vocabulary([[recipe.SpokenWord("yes", "ann", TONE_N)]]), 1))

@@ -21,7 +21,7 @@ from speechformer import Transcriber
 from speechformer.errors import ManifestError
 from speechformer.synthesis import WEAK_FORMS
 
-SETS = ("synthetic8", "synthetic11", "synthetic12")  # the engines most like people
+SETS = ("synthetic8", "synthetic9", "synthetic11", "synthetic12")  # the engines most like people
 FEWEST = 3  # words
 
 

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -64,7 +64,8 @@ class Mix:
     `reduced`: faster, with the weak forms of function words; `glottal`: and their last t seldom released; `accents`:
     those of espeak-ng (see speechformer.synthesis); `commands`: the others are sentences of these command files;
     `least`: they are texts with words that training has heard less often than that, each text once, then again;
-    `letters`: every "a" of a drawn text is the letter; `hesitant`: so many hesitate aloud, which is not written.
+    `letters`: every "a" of a drawn text is the letter; `hesitant`: so many hesitate aloud, which is not written;
+    `instead`: the engines where none of the others is at hand.
     """
 
     engines: dict[str, float]
@@ -78,6 +79,7 @@ class Mix:
     least: int = 0
     letters: bool = True
     hesitant: float = 0.0
+    instead: Mapping[str, float] = field(default_factory=dict)
 
 
 # Texts and drawn ones of all kinds, for engines so fast that all can be said.
@@ -131,7 +133,7 @@ MIXES = {
     "synthetic12": Mix(
         {"kokoro": 1.0}, 0.92,
         {texts.move_in_passing: 0.36, texts.word: 0.2, texts.digits: 0.12, texts.code: 0.08, texts.spelling: 0.08,
-         texts.date: 0.04, texts.time: 0.04}, (2, 24), reduced=True,
+         texts.date: 0.04, texts.time: 0.04}, (2, 24), reduced=True, instead={"hibari": 1.0},
     ),
     # Words that commands seldom have, in sentences of a dictionary, by all engines that are fast: what people say is
     # taken for words that training has, however clearly they say it.
@@ -164,7 +166,7 @@ def main() -> int:
 def prepare(args: argparse.Namespace) -> None:
     """Run the steps in order."""
     networks: dict[str, Network] = {"kokoro": Kokoro(args.kokoro)} if args.kokoro else {}
-    if any(getattr(args, name) and "hibari" in mix.engines for name, mix in MIXES.items()):
+    if any(getattr(args, name) and "hibari" in {*mix.engines, *mix.instead} for name, mix in MIXES.items()):
         networks["hibari"] = Hibari()
     if args.piper:
         networks["piper"] = Piper(args.piper)
@@ -186,8 +188,10 @@ def absent(mix: Mix, networks: Mapping[str, Network]) -> list[str]:
 
 
 def at_hand(mix: Mix, networks: Mapping[str, Network]) -> Mix:
-    """Return the mix with the engines that are there."""
+    """Return the mix with the engines that are there, or where none is, with those that can stand in for them."""
     lacking = absent(mix, networks)
+    if len(lacking) == len(mix.engines) and mix.instead:
+        return at_hand(replace(mix, engines=dict(mix.instead), instead={}), networks)
     return replace(mix, engines={engine: share for engine, share in mix.engines.items() if engine not in lacking})
 
 
@@ -211,7 +215,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic9", type=count, default=14_000, help="by hibari (pip install hibari-tts; 14000)")
     parser.add_argument("--synthetic10", type=count, default=8_000, help="by SVOX Pico, if it is installed (8000)")
     parser.add_argument("--synthetic11", type=count, default=8_000, help="by voices of Piper, if they are given (8000)")
-    parser.add_argument("--synthetic12", type=count, default=11_600, help="what is short, by Kokoro (11600)")
+    parser.add_argument("--synthetic12", type=count, default=11_600, help="what is short, by Kokoro or hibari (11600)")
     parser.add_argument("--piper", type=Path, help="folder of voices of Piper: .onnx and .onnx.json of each")
     parser.add_argument(
         "--synthetic13", type=count, default=80_000, help="of a wide vocabulary, by all of these (80000)"
@@ -296,7 +300,12 @@ def prepare_synthetic(
         return
     mix = at_hand(MIXES[name], networks)
     if mix != MIXES[name]:
-        fate = "goes without some of its voices" if mix.engines else "is left out"
+        if not mix.engines:
+            fate = "is left out"
+        elif mix.engines.keys() <= MIXES[name].engines.keys():
+            fate = "goes without some of its voices"
+        else:
+            fate = f"is by {' and '.join(mix.engines)}"
         print(f"train {name:20} {fate}: there is no {' and no '.join(absent(MIXES[name], networks))}")
     if not mix.engines:
         return

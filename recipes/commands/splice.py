@@ -2,11 +2,12 @@
 
     python recipes/commands/splice.py MODEL --data data/commands
 
-A trained model says where the words of every training recording lie. Half of what is written are recordings in which
-some words are replaced by others, of the same speaker where there are any (Lam et al. 2021, "On-the-fly aligned data
-augmentation for sequence-to-sequence ASR"); half are command texts put together of single words, as fast and as uneven
-as sentences are. Writes `train/word_splices.jsonl` with its audio in `word_splices/`. Training hears then that it is
-the sound that decides, not what usually comes next.
+A trained model says where the words of every training recording lie. Half of `train/word_splices.jsonl` are recordings
+in which some words are replaced by others, of the same speaker where there are any (Lam et al. 2021, "On-the-fly
+aligned data augmentation for sequence-to-sequence ASR"); half are command texts put together of single words, as fast
+and as uneven as sentences are. `train/passing_splices.jsonl`, three quarters as many, are moves, timers and measures
+put together so. Their audio is in folders of those names. Training hears then that it is the sound that decides, not
+what usually comes next.
 """
 
 from __future__ import annotations
@@ -43,10 +44,15 @@ CORPORA = (
 SPELT = ("an4", "duke_alnum")  # where every "a" is the letter; elsewhere it is the article
 LETTER_A = "A"  # as which it is kept
 KINDS = {texts.move: 5, texts.code: 2, texts.spelling: 2, texts.digits: 1, texts.time: 1, texts.date: 1}
+PASSING_KINDS = {
+    texts.move_in_passing: 6, texts.move: 3, texts.code: 1, texts.spelling: 1, texts.timer: 1, texts.conversion: 1,
+}  # fmt: skip
+PASSING_SHARE = 0.75  # as many as of the others
 MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest probabilities on the path
 SHORTEST_S, LONGEST_S = 0.06, 1.5
 FADE_S = (0.01, 0.03)  # from one word into the next
 BATCH = 24
+MOST_LACKING = 1_000  # texts in a row that cannot be said before it ends
 SOFTEST_DB = -10.0  # of what a word loses: it may have been said in passing where it comes from
 LONG = 4  # words of a sentence in which some are replaced
 
@@ -94,10 +100,15 @@ def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     if not any(len(words) >= LONG for words in sentences):
         raise ManifestError(f"{data / 'train'}: no recording of {LONG} words was understood; give a better model")
     lines = (data / "text.txt").read_text("utf-8").splitlines()
-    chosen = enumerate(itertools.islice(splice(sentences, lines, seed), n_utterances))
-    joined = ((words, join(words, random.Random(f"{seed} {number}"))) for number, words in chosen)
-    spliced = write_spoken(data, "word_splices", joined)
-    print(f"{sum(map(len, sentences))} words found, {len(spliced)} utterances, {hours(spliced):.2f} h")
+    vocabulary = Vocabulary(sentences)
+    for corpus, n, chosen in (
+        ("word_splices", n_utterances, splice(sentences, vocabulary, lines, seed)),
+        ("passing_splices", round(PASSING_SHARE * n_utterances), composed(vocabulary, seed)),
+    ):
+        numbered = enumerate(itertools.islice(chosen, n))
+        joined = ((words, join(words, random.Random(f"{corpus} {seed} {number}"))) for number, words in numbered)
+        spliced = write_spoken(data, corpus, joined)
+        print(f"{corpus}: {len(spliced)} utterances, {hours(spliced):.2f} h")
 
 
 def rows_of(data: Path, corpora: Container[str]) -> list[Row]:
@@ -177,27 +188,55 @@ def cut(waveform_N: Waveform, times: Sequence[tuple[float, float]]) -> list[Wave
     return [waveform_N[first:last] for first, last in itertools.pairwise(edges)]
 
 
-def splice(sentences: Sequence[Sequence[SpokenWord]], lines: Sequence[str], seed: int) -> Iterator[list[SpokenWord]]:
+class Vocabulary:
+    """Words that were found, by who says them and by what they can stand for."""
+
+    def __init__(self, sentences: Iterable[Iterable[SpokenWord]]) -> None:
+        self.by_speaker: dict[str, dict[str, list[SpokenWord]]] = defaultdict(lambda: defaultdict(list))
+        self.anywhere: dict[str, list[SpokenWord]] = defaultdict(list)
+        for word in itertools.chain.from_iterable(sentences):
+            self.by_speaker[word.speaker][word.kind].append(word)
+            self.anywhere[word.kind].append(word)
+        self.speakers = list(self.by_speaker)
+        self.sizes = [len(self.by_speaker[speaker]) ** 0.5 for speaker in self.speakers]
+
+    def has(self, wanted: Iterable[str]) -> bool:
+        """Tell whether somebody says each of these words."""
+        return all(word in self.anywhere for word in wanted)
+
+    def compose(self, wanted: Sequence[str], draw: random.Random, n_speakers: int) -> list[SpokenWord]:
+        """Say words as a sentence, by who has most of them among so many speakers drawn; others say what they lack."""
+        drawn = draw.choices(self.speakers, self.sizes, k=n_speakers)
+        own = self.by_speaker[max(drawn, key=lambda one: sum(word in self.by_speaker[one] for word in wanted))]
+        return fluent([draw.choice(own.get(word) or self.anywhere[word]) for word in wanted], draw)
+
+
+def splice(
+    sentences: Sequence[Sequence[SpokenWord]], vocabulary: Vocabulary, lines: Sequence[str], seed: int
+) -> Iterator[list[SpokenWord]]:
     """Yield sentences without end: changed ones and composed ones in turn."""
     draw = random.Random(seed)
-    by_speaker: dict[str, dict[str, list[SpokenWord]]] = defaultdict(lambda: defaultdict(list))
-    anywhere: dict[str, list[SpokenWord]] = defaultdict(list)
-    for words in sentences:
-        for word in words:
-            by_speaker[word.speaker][word.kind].append(word)
-            anywhere[word.kind].append(word)
     long = [words for words in sentences if len(words) >= LONG]
-    covered = [line for line in lines if 3 <= len(line.split()) <= 12 and all(w in anywhere for w in kinds_of(line))]
-    speakers = list(by_speaker)
-    sizes = [len(by_speaker[speaker]) ** 0.5 for speaker in speakers]
+    covered = [line for line in lines if 3 <= len(line.split()) <= 12 and vocabulary.has(kinds_of(line))]
     while True:
-        yield changed(draw.choice(long), by_speaker, anywhere, draw)
+        yield changed(draw.choice(long), vocabulary.by_speaker, vocabulary.anywhere, draw)
         drawn = draw.random() < 0.6 or not covered
         wanted = kinds_of(texts.draw_text(draw, KINDS) if drawn else draw.choice(covered), drawn)
-        if all(word in anywhere for word in wanted):
-            candidates = draw.choices(speakers, sizes, k=8)
-            speaker = max(candidates, key=lambda one: sum(word in by_speaker[one] for word in wanted))
-            yield fluent([draw.choice(by_speaker[speaker].get(word) or anywhere[word]) for word in wanted], draw)
+        if vocabulary.has(wanted):
+            yield vocabulary.compose(wanted, draw, n_speakers=8)
+
+
+def composed(vocabulary: Vocabulary, seed: int) -> Iterator[list[SpokenWord]]:
+    """Yield moves, timers and measures without end, as many as their words allow; none where there are none."""
+    draw = random.Random(f"passing {seed}")
+    n_lacking = 0
+    while n_lacking < MOST_LACKING:
+        wanted = kinds_of(texts.draw_text(draw, PASSING_KINDS), drawn=True)
+        if vocabulary.has(wanted):
+            n_lacking = 0
+            yield vocabulary.compose(wanted, draw, n_speakers=12)
+        else:
+            n_lacking += 1
 
 
 def kinds_of(text: str, drawn: bool = False) -> list[str]:
