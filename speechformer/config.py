@@ -49,7 +49,8 @@ def check_within(
 ) -> None:
     """Raise ConfigError where a setting among these, or one of its numbers, is not finite or not within low…high.
 
-    `names` are the dataclass's fields, with spaces between; `exclusive`: the ends are not within.
+    `names` are the dataclass's fields, with spaces between; one that is None is not set; `exclusive`: the ends are not
+    within.
     """
     if exclusive:
         what = f"more than {low:g}" + f" and less than {high:g}" * math.isfinite(high)
@@ -57,7 +58,7 @@ def check_within(
         what = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
     for name in names.split():
         value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
             inside = low < number < high if exclusive else low <= number <= high
             if not (inside and math.isfinite(number)):
                 raise ConfigError(f"{group}{name} is {what}, not {number}")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from speechformer.errors import ConfigError
+from speechformer.config import check_within
 from speechformer.tokenizer import BOS, EOS
 
 NEVER = -1e30
@@ -131,18 +131,10 @@ class DecodingConfig:
     per_state: int | None = None
 
     def __post_init__(self) -> None:
-        if self.beam < 1 or self.n_best < 1:
-            raise ConfigError("decoding.beam and decoding.n_best are 1 or more")
-        if not 0 <= self.ctc_weight <= 1:
-            raise ConfigError(f"decoding.ctc_weight is between 0 and 1, not {self.ctc_weight}")
-        if self.unknown_word < 0:
-            raise ConfigError(f"decoding.unknown_word is a cost, 0 or more nats, not {self.unknown_word}")
-        if self.token_reward < 0:
-            raise ConfigError(f"decoding.token_reward is 0 or more nats, not {self.token_reward}")
-        if self.beam_threshold is not None and self.beam_threshold <= 0:
-            raise ConfigError(f"decoding.beam_threshold is more than 0 nats, not {self.beam_threshold}")
-        if self.per_state is not None and self.per_state < 1:
-            raise ConfigError(f"decoding.per_state is 1 or more, not {self.per_state}")
+        check_within(self, "decoding.", "beam n_best per_state", 1)
+        check_within(self, "decoding.", "ctc_weight", 0, 1)
+        check_within(self, "decoding.", "ctc_slack unknown_word token_reward", 0)
+        check_within(self, "decoding.", "beam_threshold", 0, exclusive=True)
 
 
 class Hypothesis(NamedTuple):

@@ -526,6 +526,9 @@ def test_ctc_greedy_takes_out_repeats_blanks_and_padding(path: tuple[int, ...], 
         {"token_reward": -1},
         {"beam_threshold": 0},
         {"per_state": 0},
+        {"token_reward": float("nan")},
+        {"beam_threshold": float("nan")},
+        {"ctc_slack": -1},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:

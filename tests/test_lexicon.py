@@ -101,7 +101,7 @@ def test_what_is_unknown_costs_what_was_set_for_each_time(make_model: MakeModel,
 
 
 def test_a_cost_is_not_a_reward() -> None:
-    with pytest.raises(ConfigError, match="unknown_word is a cost, 0 or more"):
+    with pytest.raises(ConfigError, match="unknown_word is 0 or more"):
         DecodingConfig(unknown_word=-1)
 
 
