@@ -119,5 +119,19 @@ def test_moves_are_put_together_where_their_words_were_said(recipe: ModuleType) 
     assert any(len(word.audio_N) < len(TONE_N) for one in found for word in one)  # said in passing
 
 
+def test_a_timer_has_an_article_and_a_move_a_letter(recipe: ModuleType) -> None:
+    texts = import_recipe("texts")
+    draw = random.Random(1)
+    spoken = sorted({word for _ in range(2000) for word in texts.draw_text(draw, recipe.PASSING_KINDS).split()})
+    letters = [recipe.SpokenWord(word, "ann", TONE_N, is_letter=True) for word in spoken]
+    articles = [recipe.SpokenWord("a", "ann", TONE_N)]
+    found = islice(recipe.composed(recipe.Vocabulary([letters, articles]), 1), 400)
+    kinds = {(said[i + 1].text == "timer", word.is_letter) for said in found for i, word in enumerate(said[:-1])
+             if word.text == "a"}  # fmt: skip
+    assert (True, False) in kinds
+    assert (False, True) in kinds
+    assert (True, True) not in kinds
+
+
 def test_nothing_is_put_together_of_words_nobody_said(recipe: ModuleType) -> None:
     assert not list(recipe.composed(recipe.Vocabulary([[recipe.SpokenWord("yes", "ann", TONE_N)]]), 1))

@@ -47,6 +47,7 @@ KINDS = {texts.move: 5, texts.code: 2, texts.spelling: 2, texts.digits: 1, texts
 PASSING_KINDS = {
     texts.move_in_passing: 6, texts.move: 3, texts.code: 1, texts.spelling: 1, texts.timer: 1, texts.conversion: 1,
 }  # fmt: skip
+WITH_ARTICLES = (texts.timer, texts.conversion)  # of these kinds; the others have letters
 PASSING_SHARE = 0.75  # as many as of the others
 MIN_CONFIDENCE = 0.3  # of a word, the geometric mean of its tokens' highest probabilities on the path
 SHORTEST_S, LONGEST_S = 0.06, 1.5
@@ -231,7 +232,8 @@ def composed(vocabulary: Vocabulary, seed: int) -> Iterator[list[SpokenWord]]:
     draw = random.Random(f"passing {seed}")
     n_lacking = 0
     while n_lacking < MOST_LACKING:
-        wanted = kinds_of(texts.draw_text(draw, PASSING_KINDS), drawn=True)
+        kind = draw.choices(list(PASSING_KINDS), list(PASSING_KINDS.values()))[0]
+        wanted = kinds_of(texts.draw_text(draw, {kind: 1}), drawn=kind not in WITH_ARTICLES)
         if vocabulary.has(wanted):
             n_lacking = 0
             yield vocabulary.compose(wanted, draw, n_speakers=12)
@@ -240,7 +242,7 @@ def composed(vocabulary: Vocabulary, seed: int) -> Iterator[list[SpokenWord]]:
 
 
 def kinds_of(text: str, drawn: bool = False) -> list[str]:
-    """Return the kinds of its words: what is drawn has letters and no article."""
+    """Return the kinds of its words: what is `drawn` has letters and no article."""
     return [LETTER_A if word == "a" and (drawn or texts.is_spelt(text)) else word for word in text.split()]
 
 
