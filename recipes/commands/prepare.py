@@ -79,7 +79,7 @@ class Mix:
     least: int = 0
     letters: bool = True
     hesitant: float = 0.0
-    instead: Mapping[str, float] = field(default_factory=dict)
+    instead: dict[str, float] = field(default_factory=dict)
 
 
 # Texts and drawn ones of all kinds, for engines so fast that all can be said.
@@ -191,7 +191,7 @@ def at_hand(mix: Mix, networks: Mapping[str, Network]) -> Mix:
     """Return the mix with the engines that are there, or where none is, with those that can stand in for them."""
     lacking = absent(mix, networks)
     if len(lacking) == len(mix.engines) and mix.instead:
-        return at_hand(replace(mix, engines=dict(mix.instead), instead={}), networks)
+        return at_hand(replace(mix, engines=mix.instead, instead={}), networks)
     return replace(mix, engines={engine: share for engine, share in mix.engines.items() if engine not in lacking})
 
 

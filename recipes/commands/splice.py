@@ -101,6 +101,7 @@ def write(model: str, data: Path, n_utterances: int, seed: int) -> None:
     if not any(len(words) >= LONG for words in sentences):
         raise ManifestError(f"{data / 'train'}: no recording of {LONG} words was understood; give a better model")
     lines = (data / "text.txt").read_text("utf-8").splitlines()
+    print(f"{sum(map(len, sentences))} words found")
     vocabulary = Vocabulary(sentences)
     for corpus, n, chosen in (
         ("word_splices", n_utterances, splice(sentences, vocabulary, lines, seed)),
@@ -233,7 +234,7 @@ def composed(vocabulary: Vocabulary, seed: int) -> Iterator[list[SpokenWord]]:
     n_lacking = 0
     while n_lacking < MOST_LACKING:
         kind = draw.choices(list(PASSING_KINDS), list(PASSING_KINDS.values()))[0]
-        wanted = kinds_of(texts.draw_text(draw, {kind: 1}), drawn=kind not in WITH_ARTICLES)
+        wanted = kinds_of(kind(draw), drawn=kind not in WITH_ARTICLES)
         if vocabulary.has(wanted):
             n_lacking = 0
             yield vocabulary.compose(wanted, draw, n_speakers=12)
