@@ -12,7 +12,7 @@ from speechformer.automaton import TokenAutomaton
 from speechformer.beam_search import search
 from speechformer.confidence import share, weigh
 from speechformer.ctc import ctc_greedy
-from speechformer.decoding import DecodingConfig, Hypothesis, Memory, Recogniser, Spelling
+from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Memory, Recogniser, Spelling
 from speechformer.grammar import Interpretation
 from speechformer.model_folder import Settings
 from speechformer.rescoring import ctc_score, mean_hypothesis, rescore
@@ -105,8 +105,11 @@ class CommandSearch:
                 meanings.append((one, meaning))
         return meanings
 
-    def command(self, meanings: Meanings, free: Hypothesis, blank: float) -> Command:
-        """Compare the grammar's hypotheses with the free one: accept the best, or say why not."""
+    def command(self, meanings: Meanings, free: Hypothesis, blank: float, sound_D: Floats) -> Command:
+        """Compare the grammar's hypotheses with the free one: accept the best, or say why not.
+
+        `blank` is the mean log probability of the CTC blank, `sound_D` a row of `Memory.sounds`.
+        """
         heard = self.settings.tokenizer.decode(free.tokens)
         if not meanings:
             status: Status = "not_a_command" if heard else "no_speech"
@@ -114,8 +117,9 @@ class CommandSearch:
         best = meanings[0][0]
         rival = meanings[1][0] if len(meanings) > 1 else None
         texts = [self.settings.tokenizer.decode(one.tokens) for one, _ in meanings]
-        evidence = weigh(best, rival, free, (texts[0], heard), blank)
-        judgement = self.settings.calibration.judge(evidence)
+        calibration = self.settings.calibration
+        evidence = weigh(best, rival, free, (texts[0], heard), blank, calibration.voice_in(sound_D.tolist()))
+        judgement = calibration.judge(evidence)
         probabilities = share(judgement, [one.score for one, _ in meanings])
         alternatives = tuple(
             Alternative(text, meaning.intent, meaning.slots, probability)

@@ -3,7 +3,10 @@
 An utterance is decoded inside the grammar and freely. How much worse the grammar's best sentence fits than the
 free one says whether it was a command at all (a likelihood ratio); how far the next meaning is behind says
 whether it was this one. Three logistic regressions, fitted by the recipe on real dev speech, make probabilities
-of these numbers: that there was speech, that it was one of the commands, and that it was the best one.
+of these numbers: that there was speech, that it was one of the commands, and that it was the best one. A fourth one
+is such a number itself: whether there was a voice, by all that the decoder could read.
+
+Suffixes: D numbers that the decoder's first layer can read at a position, in the mean over an utterance.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ class Evidence:
     heard freely. `blank`: mean log probability of the CTC blank, near 0 where nothing is said. `empty`: 1 where
     nothing was heard freely. `length`: log of the number of tokens. `weakest`: the least probable token of the
     grammar's sentence against that of the free one; a word that was not said stands out among others that were.
-    `doubtful`: how many tokens are improbable.
+    `doubtful`: how many tokens are improbable. `voice`: log odds of speech by the sound as a whole, which a sneeze that
+    is like a word in everything above has not.
     """
 
     ratio: float
@@ -51,6 +55,7 @@ class Evidence:
     length: float
     weakest: float
     doubtful: float
+    voice: float
 
     @property
     def is_short(self) -> bool:
@@ -59,22 +64,27 @@ class Evidence:
 
 
 def weigh(
-    best: Hypothesis, rival: Hypothesis | None, free: Hypothesis, texts: tuple[str, str], blank: float
+    best: Hypothesis,
+    rival: Hypothesis | None,
+    free: Hypothesis,
+    texts: tuple[str, str],
+    blank: float,
+    voice: float = 0.0,
 ) -> Evidence:
     """Collect the evidence on `best`, the grammar's best hypothesis.
 
     `rival` is the best one with another meaning, `free` the best outside of the grammar, `texts` those of `best`
-    and `free`, `blank` the mean log probability of the CTC blank.
+    and `free`, `blank` the mean log probability of the CTC blank, `voice` the log odds of a voice.
     """
     n_best, n_free = len(best.tokens) + 1, len(free.tokens) + 1
     ratio = best.log_probability - free.log_probability
     margin = best.score - rival.score if rival else FAR
     return Evidence(
-        ratio=_near(ratio),
-        attention_ratio=_near(best.attention - free.attention),
-        ctc_ratio=_near(best.ctc - free.ctc),
+        ratio=bounded(ratio),
+        attention_ratio=bounded(best.attention - free.attention),
+        ctc_ratio=bounded(best.ctc - free.ctc),
         ratio_per_token=max(-5.0, min(0.0, ratio / n_best)),
-        margin=_near(margin),
+        margin=bounded(margin),
         sureness=max(-5.0, best.log_probability / n_best),
         free_sureness=max(-5.0, free.log_probability / n_free),
         agreement=max(-5.0, -abs(best.attention - best.ctc) / n_best),
@@ -82,12 +92,14 @@ def weigh(
         blank=max(-5.0, blank),
         empty=float(not free.tokens),
         length=math.log(n_best),
-        weakest=_near(_weakest(best) - _weakest(free), WEAK),
+        weakest=bounded(_weakest(best) - _weakest(free), WEAK),
         doubtful=float(sum(share < IMPROBABLE for share in best.token_log_probabilities)),
+        voice=bounded(voice),
     )
 
 
-def _near(value: float, far: float = FAR) -> float:
+def bounded(value: float, far: float = FAR) -> float:
+    """Return the value, at most so far from 0."""
     return max(-far, min(far, value))
 
 
@@ -100,15 +112,18 @@ N_EVIDENCE = len(fields(Evidence))
 
 @dataclass(frozen=True)
 class Head:
-    """A logistic regression on the evidence: one weight a number, and a bias."""
+    """A logistic regression on the evidence, or on a sound: one weight a number, and a bias."""
 
     weights: tuple[float, ...]
     bias: float
 
-    def probability(self, evidence: Sequence[float]) -> float:
+    def log_odds(self, values: Sequence[float]) -> float:
+        """Return the logarithm of p / (1 − p)."""
+        return self.bias + sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+
+    def probability(self, values: Sequence[float]) -> float:
         """Return the probability, 0…1."""
-        logit = self.bias + sum(weight * value for weight, value in zip(self.weights, evidence, strict=True))
-        return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, self.log_odds(values)))))
 
 
 def _weights(**given: float) -> tuple[float, ...]:
@@ -117,9 +132,10 @@ def _weights(**given: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The three heads, and from which probabilities on there was speech, and an answer is accepted.
+    """The heads, and from which probabilities on there was speech, and an answer is accepted.
 
-    `command` holds for what is speech, `right` for what is a command. The defaults are plain guesses for a model
+    `voice` weighs `sound_D`, the three others evidence: `command` holds for what is speech, `right` for what is a
+    command. The defaults are plain guesses for a model
     that was not calibrated yet; `fitted_on` says what a calibration was fitted on, `evidence` what its weights
     are of, in this order.
     """
@@ -132,6 +148,11 @@ class Calibration:
     min_confidence: float = 0.3
     fitted_on: str = ""
     evidence: tuple[str, ...] = tuple(part.name for part in fields(Evidence))
+    voice: Head = Head((), 0.0)
+
+    def voice_in(self, sound_D: Sequence[float]) -> float:
+        """Return the log odds of a voice in what was heard, 0 where nothing is known of that."""
+        return self.voice.log_odds(sound_D) if self.voice.weights else 0.0
 
     def judge(self, evidence: Evidence) -> Judgement:
         """Return the probabilities of an answer and what becomes of it."""

@@ -59,6 +59,11 @@ class Memory:
         """Return `ctc_log_probs_MV` of the real positions of one utterance."""
         return self.ctc_log_probs_BMV[row, : self.lengths_B[row]]
 
+    def sounds(self) -> Floats:
+        """Return `sounds_BD`, the mean over each utterance's positions of what the decoder's first layer can read."""
+        sounds_BD: Floats = self.cache.mean_values()
+        return sounds_BD
+
     def best_path(self, row: int) -> float:
         """Return the log probability of what is to the CTC head the best path through one utterance."""
         return float(self.ctc_log_probs(row).max(1).sum())

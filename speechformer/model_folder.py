@@ -76,9 +76,8 @@ def read_settings(folder: Path) -> Settings:
             f"{folder}: the model writes {shape.vocab_size} tokens and tokenizer.model has {len(tokenizer)}; "
             "copy both from one model"
         )
-    return Settings(
-        shape, features, tokenizer, _read_calibration(folder / "calibration.json"), Lexicon.load(folder / LEXICON)
-    )
+    calibration = _read_calibration(folder / "calibration.json", shape)
+    return Settings(shape, features, tokenizer, calibration, Lexicon.load(folder / LEXICON))
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -106,12 +105,16 @@ def _write_json(path: Path, values: Any) -> None:
     replace_file(path, lambda unfinished: unfinished.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
 
 
-def _read_calibration(path: Path) -> Calibration:
+def _read_calibration(path: Path, shape: ModelConfig) -> Calibration:
     try:
         calibration: Calibration = build(Calibration, json.loads(path.read_text("utf-8")))
         if calibration.evidence != Calibration().evidence:
             raise ConfigError("it weighs other evidence than this version collects, and can be deleted and made anew")
         calibration.judge(Evidence(*[0.0] * N_EVIDENCE))
+        if len(calibration.voice.weights) not in (0, shape.d_model):
+            raise ConfigError(
+                f"its voice weighs {len(calibration.voice.weights)} numbers, the model has {shape.d_model}"
+            )
     except FileNotFoundError:
         return Calibration()
     except (OSError, ValueError, TypeError, ConfigError) as error:

@@ -368,8 +368,10 @@ class Transcriber:
             free = chosen.beside(memory, inside)
             meanings_B = self._weighed(chosen, inside, free, pieces)
             found = [
-                _answer(meanings, chosen.command(meanings, one, float(log_probs_MV[:, BLANK].mean())))
-                for meanings, one, log_probs_MV in zip(meanings_B, free, heard_BMV, strict=True)
+                _answer(meanings, chosen.command(meanings, one, float(log_probs_MV[:, BLANK].mean()), sound_D))
+                for meanings, one, log_probs_MV, sound_D in zip(
+                    meanings_B, free, heard_BMV, memory.sounds(), strict=True
+                )
             ]
         if not self.word_times:
             return found

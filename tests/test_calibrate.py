@@ -73,7 +73,7 @@ def test_each_sentence_can_end_from_its_half_on(recipe: ModuleType) -> None:
 def sample(recipe: ModuleType, speech: float, is_speech: bool, is_right: bool, n_tokens: int = 1) -> object:
     """Return a sample whose only evidence is how much it is like speech, in log odds, and its length."""
     evidence = replace(Evidence(*[0.0] * N_EVIDENCE), ratio=speech, length=math.log(n_tokens + 1))
-    return recipe.Sample(list(astuple(evidence)), "somebody", is_speech, is_speech, is_right)
+    return recipe.Sample(list(astuple(evidence)), np.zeros(1), "somebody", is_speech, is_speech, is_right)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,26 @@ def test_no_noise_is_accepted_unless_too_much_speech_would_be_lost(
     assert math.log(found / (1 - found)) == pytest.approx(odds, abs=1e-3)
     assert other == 0.5
     assert fitted.min_confidence == recipe.ENOUGH
+
+
+def test_a_noise_is_judged_by_those_who_never_heard_it(recipe: ModuleType) -> None:
+    draw = np.random.default_rng(2)
+    nothing = list(astuple(Evidence(*[0.0] * N_EVIDENCE)))
+
+    def sounds(speaker: str, mean: float, is_speech: bool, own: int) -> list[object]:
+        sounds_KD = draw.normal(0, 0.1, (20, 42))
+        sounds_KD[:, 0] += mean
+        sounds_KD[:, own] += 9  # what nobody else's sound has
+        return [recipe.Sample(nothing, sound_D, speaker, is_speech, is_speech, is_speech) for sound_D in sounds_KD]
+
+    people = [sounds(f"person {i}", 1.0, True, 2 + i) for i in range(20)]
+    noises = [sounds(f"noise {i}", -1.0, False, 22 + i) for i in range(19)]
+    sneeze = sounds("noise 19", 1.0, False, 41)
+    samples = [one for some in (*people, *noises, sneeze) for one in some]
+    head, judged = recipe.with_voice(samples)
+    odds = [Evidence(*one.evidence).voice for one in judged]
+    n = len(samples) - len(sneeze)
+    assert all((value > 0) == one.is_speech for value, one in zip(odds[:n], samples, strict=False))
+    assert min(odds[n:]) > 0, "it is like a voice to whoever has not heard it"
+    assert max(map(head.log_odds, (one.sound_D for one in samples[n:]))) < 0, "and not to whoever has"
+    assert [one.evidence[:-1] for one in judged] == [nothing[:-1]] * len(samples)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from speechformer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from speechformer.confidence import Calibration, Head
 from speechformer.errors import CheckpointError
 from speechformer.features import FeatureConfig
 from speechformer.model import SpeechTransformer
-from speechformer.model_folder import FORMAT, find_model
+from speechformer.model_folder import FORMAT, find_model, save_calibration
 from speechformer.tokenizer import Tokenizer
 
 
@@ -121,6 +122,15 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
 def test_a_tokenizer_of_another_size_is_refused(folder: Path) -> None:
     Tokenizer.train(["turn on the light in the kitchen"], vocab_size=50).save(folder / "tokenizer.model")
     with pytest.raises(CheckpointError, match=r"tokenizer\.model has \d+; copy both"):
+        load_checkpoint(folder)
+
+
+def test_a_calibration_of_another_model_is_refused(folder: Path, checkpoint: Checkpoint) -> None:
+    calibrated = Calibration(voice=Head((0.5,) * checkpoint.model.config.d_model, 0.0))
+    save_calibration(folder, calibrated)
+    assert load_checkpoint(folder).calibration == calibrated
+    save_calibration(folder, Calibration(voice=Head((0.5,) * 7, 0.0)))
+    with pytest.raises(CheckpointError, match=r"calibration\.json: cannot be used \(its voice weighs 7 numbers"):
         load_checkpoint(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from speechformer import beam_search
 from speechformer.automaton import TokenAutomaton
 from speechformer.command_search import COMMAND_BEAM, DICTATION_BEAM, CommandSearch
-from speechformer.confidence import FAR
+from speechformer.confidence import FAR, N_EVIDENCE, Calibration, Head
 from speechformer.decoding import DecodingConfig, Floats, Hypothesis, Memory
 from speechformer.features import FeatureConfig
 from speechformer.grammar import Grammar
@@ -122,3 +123,18 @@ def test_two_answers_are_close_only_if_either_may_have_been_said(
     assert not chosen.is_close(far, go)
     assert not chosen.is_close(close[:1], go)
     assert not chosen.is_close(close, go._replace(log_probability=-5.0 + FAR))
+
+
+def test_a_word_that_no_voice_said_is_no_speech(model: SpeechTransformer, tokenizer: Tokenizer, memory: Memory) -> None:
+    by_voice = Head((0.0,) * (N_EVIDENCE - 1) + (1.0,), 0.0)
+    sure = Head((0.0,) * N_EVIDENCE, 20.0)
+    calibration = Calibration(by_voice, sure, sure, voice=Head((2.0, *[0.0] * (model.config.d_model - 1)), -1.0))
+    chosen = search_of(model, tokenizer, "go\nstop")
+    chosen = replace(chosen, settings=replace(chosen.settings, calibration=calibration))
+    go = Hypothesis(tuple(tokenizer.encode("go")), -1.0, (-0.5, -0.5))
+    sound_D = memory.sounds()[0]
+    for first, status in ((3.0, "accepted"), (-3.0, "no_speech")):
+        sound_D[0] = first
+        command = chosen.command(chosen.meanings([go]), go, -1.0, sound_D)
+        assert command.status == status
+        assert command.numbers["voice"] == pytest.approx(2 * first - 1)

@@ -33,7 +33,7 @@ def test_one_token_that_does_not_fit_stands_out_among_many_that_do() -> None:
 
 
 def test_evidence_is_bounded() -> None:
-    evidence = weigh(hypothesis(-1e30), hypothesis(-1), hypothesis(-1, 0), ("stop", ""), -1e30)
+    evidence = weigh(hypothesis(-1e30), hypothesis(-1), hypothesis(-1, 0), ("stop", ""), -1e30, 1e30)
     assert all(abs(value) <= FAR for value in astuple(evidence))
     assert evidence.empty == 1
 

@@ -95,6 +95,21 @@ def test_utterances_of_several_batches_are_searched_as_one(checkpoint: Checkpoin
             assert [one.log_probability for one in found] == pytest.approx(scores, abs=1e-4)
 
 
+def test_a_sound_is_the_mean_of_its_own_positions_to_both_engines(checkpoint: Checkpoint, folder: Path) -> None:
+    features_BTC = np.random.default_rng(1).standard_normal((len(FRAMES), max(FRAMES), 40), dtype=np.float32)
+    recognisers = TorchRecogniser(checkpoint.model), OnnxRecogniser(folder, checkpoint.model.config)
+    for recogniser in recognisers:
+        sounds_BD = recogniser.listen(features_BTC, np.array(FRAMES)).sounds()
+        assert sounds_BD.shape == (len(FRAMES), checkpoint.model.config.d_model)
+        assert (sounds_BD[FRAMES.index(0)] == 0).all()
+        for row, n_frames in enumerate(FRAMES):
+            if n_frames:
+                alone = recogniser.listen(features_BTC[row : row + 1, :n_frames], np.array([n_frames])).sounds()
+                np.testing.assert_allclose(sounds_BD[row], alone[0], atol=1e-4)
+    by_torch, by_onnx = (one.listen(features_BTC, np.array(FRAMES)).sounds() for one in recognisers)
+    np.testing.assert_allclose(by_torch, by_onnx, atol=1e-4)
+
+
 def test_both_engines_score_given_texts_alike(checkpoint: Checkpoint, folder: Path) -> None:
     frames, texts = (96, 40), [[(4, 5), (6,), ()], [(7, 4)]]
     features_BTC = np.random.default_rng(2).standard_normal((2, 96, 40), dtype=np.float32)

@@ -4,6 +4,9 @@ Every corpus is heard through its own grammar, through those of the others, and 
 that what is not a command ranges from a word that is missing to another domain; noise is heard through all. What
 people read aloud is heard through command files made of some of those sentences, whole ones and templates with slots:
 nobody's training has such commands, and the probabilities should hold for them, too.
+
+What a voice sounds like to the network is fitted first, and its log odds are evidence like any other. Each sample has
+those of a fit to the other speakers and noises, so that the heads take them for no surer than they are.
 """
 
 from __future__ import annotations
@@ -25,12 +28,15 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from speechformer.audio import SAMPLE_RATE_HZ, Waveform, load_audio
 from speechformer.augment import Sounds, add_noise, crop
-from speechformer.confidence import Calibration, Evidence, Head
+from speechformer.command_search import CommandSearch, Meanings
+from speechformer.confidence import Calibration, Evidence, Head, bounded
 from speechformer.data import Row, read_manifest
+from speechformer.decoding import Floats, Hypothesis
 from speechformer.grammar import Grammar
 from speechformer.model_folder import find_model, save_calibration
 from speechformer.tokenizer import normalise
 from speechformer.transcribe import MAX_SPAN_S, Transcriber
+from speechformer.transcript import Command
 from speechformer.trial import calibration_error
 
 ROOT = Path(__file__).parents[2]
@@ -51,14 +57,16 @@ MISSING, OPTIONAL = 0.35, 0.5  # share of templates without what was said; share
 REFUSED, ENOUGH = 0.04, 0.4  # share of the right answers that may be refused; confidence that is always enough
 UNHEARD, UNHEARD_AT_MOST = 0.01, 0.05  # share that may be taken for no speech; so that no noise is a short command
 SPARE = 0.1  # log odds of speech beyond those of the noise that is most like it
+EVIDENCE_C, SOUND_C = 1.0, 0.1  # inverse strengths of regularisation; a sound has many more numbers
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one utterance showed, and what was true."""
+    """What one utterance showed, and what was true; `sound_D` is how it was heard as a whole."""
 
     evidence: list[float]
+    sound_D: Floats
     speaker: str
     is_speech: bool
     is_command: bool
@@ -97,6 +105,21 @@ def beginnings(sentences: Sequence[str]) -> str:
     return "\n".join(sorted(phrases)) + "\n"
 
 
+@dataclass(frozen=True)
+class Noted(Command):
+    """An answer, and the sound that it is an answer to."""
+
+    sound_D: Floats
+
+
+class NotingSearch(CommandSearch):
+    """A search whose answers are noted."""
+
+    def command(self, meanings: Meanings, free: Hypothesis, blank: float, sound_D: Floats) -> Noted:
+        """Answer as ever."""
+        return Noted(**vars(super().command(meanings, free, blank, sound_D)), sound_D=sound_D)
+
+
 class Collector:
     """Hears recordings through grammars; every second one with noise."""
 
@@ -122,16 +145,18 @@ class Collector:
     def hear(self, grammar: Grammar, rows: Sequence[Row]) -> Iterator[Sample]:
         """Yield a sample a row."""
         transcriber = self.transcriber.with_commands(grammar)
+        assert transcriber.command_search is not None
+        transcriber.command_search = NotingSearch(**vars(transcriber.command_search))
         heard = transcriber.transcribe_waveforms([self.waveform(row) for row in rows], [""] * len(rows))
         for row, transcript in zip(rows, heard, strict=True):
             is_speech, command = bool(row["audio_filepath"]), transcript.command
             meaning = grammar.interpret(normalise(row["text"])) if is_speech else None
-            if command is None or not command.alternatives:
+            if not isinstance(command, Noted) or not command.alternatives:
                 continue
             best = command.alternatives[0]
             right = meaning is not None and (best.intent, best.slots) == (meaning.intent, meaning.slots)
             evidence = [command.numbers[part.name] for part in fields(Evidence)]
-            yield Sample(evidence, row["speaker"], is_speech, meaning is not None, right)
+            yield Sample(evidence, command.sound_D, row["speaker"], is_speech, meaning is not None, right)
 
     def collect(self, dev: Path) -> Iterator[Sample]:
         corpora = {path.stem: read_manifest(path) for path in sorted(dev.glob("*.jsonl")) if path.stem != "synthetic"}
@@ -171,17 +196,29 @@ class Collector:
                 yield from self.hear(Grammar.parse(source, is_yaml=is_yaml), [*declared, *others])
 
 
-def fit(chosen: Sequence[Sample], part: str) -> tuple[Head, Values, Values]:
-    """Return a head, and its probabilities for speakers that it was not fitted on, with what was true."""
-    x, y = np.array([one.evidence for one in chosen]), np.array([getattr(one, part) for one in chosen])
+def fit(chosen: Sequence[Sample], part: str, by: str = "evidence") -> tuple[Head, Values, Values]:
+    """Return a head, and its log odds for speakers that it was not fitted on, with what was true."""
+    x, y = (np.array([getattr(one, name) for one in chosen]) for name in (by, part))
     mean, scale = x.mean(0), x.std(0) + 1e-6
-    model = LogisticRegression(C=1.0, max_iter=2000)
+    model = LogisticRegression(C=EVIDENCE_C if by == "evidence" else SOUND_C, max_iter=2000)
     groups = [one.speaker for one in chosen]
-    unseen = cross_val_predict(model, (x - mean) / scale, y, groups=groups, cv=GroupKFold(5), method="predict_proba")
-    model.fit((x - mean) / scale, y)
+    x = (x - mean) / scale
+    unseen = cross_val_predict(model, x, y, groups=groups, cv=GroupKFold(5), method="decision_function")
+    model.fit(x, y)
     weights = model.coef_[0] / scale
     head = Head(tuple(map(float, weights)), float(model.intercept_[0] - weights @ mean))
-    return head, unseen[:, 1], y.astype(float)
+    return head, unseen, y.astype(float)
+
+
+def with_voice(samples: Sequence[Sample]) -> tuple[Head, list[Sample]]:
+    """Return what a voice sounds like, and the samples with how much each is like one to those who did not know it."""
+    head, unseen, _ = fit(samples, "is_speech", "sound_D")
+    place = [part.name for part in fields(Evidence)].index("voice")
+    heard = [
+        [*one.evidence[:place], bounded(odds), *one.evidence[place + 1 :]]
+        for one, odds in zip(samples, unseen.tolist(), strict=True)
+    ]
+    return head, [replace(one, evidence=evidence) for one, evidence in zip(samples, heard, strict=True)]
 
 
 def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibration:
@@ -236,7 +273,8 @@ def calibrate(args: argparse.Namespace) -> None:
     noises = [load_audio(row["audio_filepath"]) for row in read_manifest(args.data / "train" / "_noise.jsonl")]
     model = find_model(args.model)
     samples = list(Collector(model, noises, args.share).collect(args.data / "dev"))
-    calibration = Calibration(fitted_on=f"{len(samples)} recordings of dev speakers")
+    voice, samples = with_voice(samples)
+    calibration = Calibration(voice=voice, fitted_on=f"{len(samples)} recordings of dev speakers")
     for name, part, among in (
         ("speech", "is_speech", None),
         ("command", "is_command", "is_speech"),
@@ -245,7 +283,7 @@ def calibrate(args: argparse.Namespace) -> None:
         chosen = [one for one in samples if among is None or getattr(one, among)]
         head, unseen, true = fit(chosen, part)
         calibration = replace(calibration, **{name: head})
-        error = calibration_error(unseen.tolist(), (true > 0).tolist())
+        error = calibration_error((1 / (1 + np.exp(-unseen))).tolist(), (true > 0).tolist())
         print(f"{name}: {len(true)} samples, {true.mean():.2f} true, calibration error on unseen speakers {error:.3f}")
     calibration = thresholds(calibration, samples)
     for name, chosen in (
