@@ -134,10 +134,9 @@ def _weights(**given: float) -> tuple[float, ...]:
 class Calibration:
     """The heads, and from which probabilities on there was speech, and an answer is accepted.
 
-    `voice` weighs `sound_D`, the three others evidence: `command` holds for what is speech, `right` for what is a
-    command. The defaults are plain guesses for a model
-    that was not calibrated yet; `fitted_on` says what a calibration was fitted on, `evidence` what its weights
-    are of, in this order.
+    `voice` weighs `sound_D`, the three others weigh evidence: `command` holds for what is speech, `right` for what is a
+    command. The defaults are plain guesses for a model that was not calibrated yet; `fitted_on` says what a calibration
+    was fitted on, `evidence` what its weights are of, in this order.
     """
 
     speech: Head = Head(_weights(empty=-6.0), 3.0)

@@ -53,9 +53,8 @@ class OnnxCache:
 
     def mean_values(self) -> Floats:
         """Return `values_BD`, the mean over each utterance's positions of the first layer's values, heads in a row."""
-        share_B1M1 = self.mask_BM[:, None, :, None] / np.maximum(self.mask_BM.sum(1), 1)[:, None, None, None]
-        values_BHK: Floats = (self.cross[1] * share_B1M1.astype(np.float32)).sum(2)
-        return values_BHK.reshape(len(values_BHK), -1)
+        share_BM = (self.mask_BM / np.maximum(self.mask_BM.sum(1, keepdims=True), 1)).astype(np.float32)
+        return np.einsum("bhmk,bm->bhk", self.cross[1], share_BM).reshape(len(share_BM), -1)
 
     def select(self, rows: Ints, utterances: Ints | None = None) -> OnnxCache:
         """Return the cache of chosen hypotheses, repeated or reordered, and of chosen utterances (all, if None)."""

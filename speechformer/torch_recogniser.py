@@ -30,8 +30,8 @@ class TorchCache:
     def mean_values(self) -> Floats:
         """Return `values_BD`, the mean over each utterance's positions of the first layer's values, heads in a row."""
         mask_BM, values_BHMK = self.inner.mask_BM, self.inner.cross[0][1].float()
-        share_B1M1 = (mask_BM / mask_BM.sum(1, keepdim=True).clamp(min=1))[:, None, :, None]
-        values_BD: Floats = (values_BHMK * share_B1M1).sum(2).flatten(1).cpu().numpy()
+        share_BM = mask_BM / mask_BM.sum(1, keepdim=True).clamp(min=1)
+        values_BD: Floats = torch.einsum("bhmk,bm->bhk", values_BHMK, share_BM).flatten(1).cpu().numpy()
         return values_BD
 
     def select(self, rows: Ints, utterances: Ints | None = None) -> TorchCache:
