@@ -81,7 +81,7 @@ def sample(recipe: ModuleType, speech: float, is_speech: bool, is_right: bool, n
     [
         (None, 0.0),  # what is more likely speech than not is enough
         (-9.0, 0.0),  # that is refused for its confidence alone
-        (0.5, 2.0),  # one of a hundred right answers may be lost
+        (0.5, 1.3),  # in the middle between it, and a little, and what one of a hundred right answers has less than
         (4.0, 4.1),  # a sneeze: above it
         (9.0, 6.0),  # what is more like speech than most of speech is: no more than five of a hundred
     ],

@@ -12,7 +12,6 @@ those of a fit to the other speakers and noises, so that the heads take them for
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import yaml
+from scipy.special import expit, logit
 from script import parser_of, status_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -55,7 +55,7 @@ N_COMMANDS, N_OTHERS, N_HALVES, N_NOISE, N_READ = 400, 30, 4, 120, 150
 N_SLOTS, N_VALUES = 2, 6  # of a template; other values of a slot
 MISSING, OPTIONAL = 0.35, 0.5  # share of templates without what was said; share of slots that need not be filled
 REFUSED, ENOUGH = 0.04, 0.4  # share of the right answers that may be refused; confidence that is always enough
-UNHEARD, UNHEARD_AT_MOST = 0.01, 0.05  # share that may be taken for no speech; so that no noise is a short command
+UNHEARD, UNHEARD_AT_MOST = 0.01, 0.05  # share that may be taken for no speech; so that no noise is a command
 SPARE = 0.1  # log odds of speech beyond those of the noise that is most like it
 EVIDENCE_C, SOUND_C = 1.0, 0.1  # inverse strengths of regularisation; a sound has many more numbers
 Values = npt.NDArray[np.float64]
@@ -242,13 +242,14 @@ def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibrati
 def least_speech(right: Sequence[float], noise: Sequence[float]) -> float:
     """Return from which probability of speech on there was some, of those of right answers and of noise accepted else.
 
-    Where no noise would be accepted what is more likely speech than not is enough.
+    Where no noise would be accepted what is more likely speech than not is enough, else what lies in the middle, in log
+    odds, between the noise that is most like speech and what few of the right answers have less than.
     """
     usual, most = np.quantile(right, (UNHEARD, UNHEARD_AT_MOST)).tolist()
     if not noise:
         return min(0.5, usual)
-    above = 1 / (1 + math.exp(-SPARE) * (1 / max(noise) - 1))
-    return min(max(usual, above), most)
+    above = float(logit(max(noise))) + SPARE
+    return min(float(expit(max(above, (above + logit(usual)) / 2))), most)
 
 
 def main() -> int:
@@ -283,7 +284,7 @@ def calibrate(args: argparse.Namespace) -> None:
         chosen = [one for one in samples if among is None or getattr(one, among)]
         head, unseen, true = fit(chosen, part)
         calibration = replace(calibration, **{name: head})
-        error = calibration_error((1 / (1 + np.exp(-unseen))).tolist(), (true > 0).tolist())
+        error = calibration_error(expit(unseen).tolist(), (true > 0).tolist())
         print(f"{name}: {len(true)} samples, {true.mean():.2f} true, calibration error on unseen speakers {error:.3f}")
     calibration = thresholds(calibration, samples)
     for name, chosen in (
