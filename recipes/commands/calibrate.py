@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -213,12 +213,9 @@ def fit(chosen: Sequence[Sample], part: str, by: str = "evidence") -> tuple[Head
 def with_voice(samples: Sequence[Sample]) -> tuple[Head, list[Sample]]:
     """Return what a voice sounds like, and the samples with how much each is like one to those who did not know it."""
     head, unseen, _ = fit(samples, "is_speech", "sound_D")
-    place = [part.name for part in fields(Evidence)].index("voice")
-    heard = [
-        [*one.evidence[:place], bounded(odds), *one.evidence[place + 1 :]]
-        for one, odds in zip(samples, unseen.tolist(), strict=True)
-    ]
-    return head, [replace(one, evidence=evidence) for one, evidence in zip(samples, heard, strict=True)]
+    pairs = zip(samples, unseen.tolist(), strict=True)
+    heard = ((one, replace(Evidence(*one.evidence), voice=bounded(odds))) for one, odds in pairs)
+    return head, [replace(one, evidence=list(astuple(evidence))) for one, evidence in heard]
 
 
 def thresholds(calibration: Calibration, samples: Sequence[Sample]) -> Calibration:
