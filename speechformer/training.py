@@ -40,7 +40,7 @@ from speechformer.minimum_wer import minimum_wer_loss
 from speechformer.model import SpeechTransformer, has_fast_bfloat16
 from speechformer.optimiser import Optimiser
 from speechformer.shape import ModelConfig
-from speechformer.tokenizer import PAD, Tokenizer, normalise
+from speechformer.tokenizer import PAD, UNK, Tokenizer, normalise
 from speechformer.world import World
 
 MAX_BAD_STEPS = 20
@@ -55,6 +55,7 @@ class ScheduleConfig:
     from 1 to `ctc_weight` over `join_steps`. `consistency` is what it costs when the CTC head reads two views of an
     utterance differently (`data.views` is 2 then), `minimum_wer` what a wrong word costs among the best hypotheses of
     `minimum_wer_utterances` of each batch: for a model that has learnt already (see `speechformer.minimum_wer`).
+    `token_noise` is the share of what the decoder has read that is exchanged for other tokens: it has to listen then.
     """
 
     n_steps: int = 10_000
@@ -68,6 +69,7 @@ class ScheduleConfig:
     minimum_wer: float = 0.0
     minimum_wer_utterances: int = 8
     label_smoothing: float = 0.1
+    token_noise: float = 0.0
     weight_decay: float = 1e-2
     clip: float = 1.0
 
@@ -76,7 +78,7 @@ class ScheduleConfig:
         check_within(self, "schedule.", "lr clip", 0, exclusive=True)
         check_within(self, "schedule.", "warmup_steps decay_steps ctc_only_steps join_steps", 0)
         check_within(self, "schedule.", "consistency minimum_wer weight_decay", 0)
-        check_within(self, "schedule.", "ctc_weight label_smoothing", 0, 1)
+        check_within(self, "schedule.", "ctc_weight label_smoothing token_noise", 0, 1)
         if self.minimum_wer:
             check_within(self, "schedule.", "minimum_wer_utterances", 1)
 
@@ -140,33 +142,45 @@ def disagreement(log_probs_MBV: Tensor, mask_BM: Tensor, tokens_B: Tensor) -> Te
 
 
 def joint_loss(
-    model: SpeechTransformer, batch: Batch, ctc_weight: float, label_smoothing: float, consistency: float = 0.0
+    model: SpeechTransformer, batch: Batch, ctc_weight: float, schedule: ScheduleConfig
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the weighted CTC and attention loss (Watanabe et al. 2017, equation 8) and its parts.
 
-    The CTC part is per token; an utterance too short for its text counts as zero. `consistency` times the
-    disagreement of two views is added to it. At `ctc_weight` 1 the decoder does not run.
+    The CTC part is per token; an utterance too short for its text counts as zero. The schedule's `consistency`
+    times the disagreement of two views is added to it. At `ctc_weight` 1 the decoder does not run.
     """
     memory_BMD, mask_BM = model.encode(batch.features_BTC, batch.frames_B)
     log_probs_MBV = model.ctc_logits(memory_BMD).float().log_softmax(-1).transpose(0, 1)
     targets_BL = batch.tokens_BL[:, 1:-1]
     ctc = functional.ctc_loss(log_probs_MBV, targets_BL, mask_BM.sum(1), batch.tokens_B, blank=PAD, zero_infinity=True)
     parts = {"ctc": float(ctc.detach())}
-    if consistency:
+    if schedule.consistency:
         differs = disagreement(log_probs_MBV, mask_BM, batch.tokens_B)
         parts["disagreement"] = float(differs.detach())
-        ctc = ctc + consistency * differs
+        ctc = ctc + schedule.consistency * differs
     if ctc_weight == 1.0:
         return ctc, parts
-    logits_BLV, _ = model.decode(batch.tokens_BL[:, :-1], model.start_decoding(memory_BMD, mask_BM))
+    read_BL = exchange_tokens(batch.tokens_BL[:, :-1], schedule.token_noise, model.config.vocab_size)
+    logits_BLV, _ = model.decode(read_BL, model.start_decoding(memory_BMD, mask_BM))
     attention = functional.cross_entropy(
         logits_BLV.float().flatten(0, 1),
         batch.tokens_BL[:, 1:].flatten(),
         ignore_index=PAD,
-        label_smoothing=label_smoothing,
+        label_smoothing=schedule.label_smoothing,
     )
     parts["attention"] = float(attention.detach())
     return ctc_weight * ctc + (1 - ctc_weight) * attention, parts
+
+
+def exchange_tokens(tokens_BL: Tensor, share: float, vocab_size: int) -> Tensor:
+    """Return the tokens with so many of the pieces exchanged for any others, drawn evenly; BOS, EOS and padding stay.
+
+    SwitchOut (Wang et al. 2018) on the decoder's side: what it writes next is right all the same.
+    """
+    if not share:
+        return tokens_BL
+    is_exchanged_BL = (tokens_BL > UNK) & (torch.rand(tokens_BL.shape, device=tokens_BL.device) < share)
+    return torch.where(is_exchanged_BL, torch.randint_like(tokens_BL, UNK + 1, vocab_size), tokens_BL)
 
 
 def measure_features(training_set: TrainingSet, n_utterances: int = 500) -> FeatureConfig:
@@ -273,7 +287,7 @@ class Trainer:
         rate, ctc_weight = learning_rate(self.step, schedule), ctc_share(self.step, schedule)
         self.optimiser.zero_grad()
         with torch.autocast(self.world.device.partition(":")[0], torch.bfloat16, enabled=self.bf16):
-            loss, parts = joint_loss(model, batch, ctc_weight, schedule.label_smoothing, schedule.consistency)
+            loss, parts = joint_loss(model, batch, ctc_weight, schedule)
             if schedule.minimum_wer and ctc_weight < 1:
                 tokenizer, n_utterances = self.checkpoint.tokenizer, schedule.minimum_wer_utterances
                 errors = minimum_wer_loss(model, batch, tokenizer, n_utterances)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from speechformer.augment import AugmentConfig
 from speechformer.beam_search import decode
@@ -29,7 +30,7 @@ from speechformer.lexicon import Lexicon
 from speechformer.model import SpeechTransformer
 from speechformer.optimiser import Muon, Optimiser
 from speechformer.shape import ModelConfig
-from speechformer.tokenizer import Tokenizer
+from speechformer.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 from speechformer.torch_recogniser import TorchRecogniser
 from speechformer.training import (
     MAX_BAD_STEPS,
@@ -39,6 +40,7 @@ from speechformer.training import (
     average_weights,
     ctc_share,
     disagreement,
+    exchange_tokens,
     joint_loss,
     learning_rate,
     measure_features,
@@ -50,7 +52,9 @@ from tests.conftest import WORDS, spoken
 SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=1, dropout=0.1)
 CLEAN = AugmentConfig(speeds=(1.0,), pad_s=0.0, room=0, noise=0, gain_db=(0.0, 0.0), band_limit=0,
                       time_masks=0, band_masks=0)  # fmt: skip
-SHORT = ScheduleConfig(n_steps=6, lr=1e-3, warmup_steps=2, decay_steps=3, ctc_only_steps=2, join_steps=2)
+SHORT = ScheduleConfig(
+    n_steps=6, lr=1e-3, warmup_steps=2, decay_steps=3, ctc_only_steps=2, join_steps=2, token_noise=0.2
+)
 
 
 @pytest.fixture
@@ -285,6 +289,9 @@ def a_batch(seed: int = 0) -> Batch:
     return make_batch(features, [[4, 5, 4], [5]])
 
 
+PLAIN = ScheduleConfig(label_smoothing=0.0)
+
+
 def alone(batch: Batch, i: int) -> Batch:
     frames, tokens = int(batch.frames_B[i]), int(batch.tokens_B[i])
     return Batch(batch.features_BTC[i : i + 1, :frames], batch.frames_B[i : i + 1],
@@ -293,12 +300,36 @@ def alone(batch: Batch, i: int) -> Batch:
 
 def test_the_loss_of_a_batch_is_made_of_its_utterances(make_model: Callable[..., SpeechTransformer]) -> None:
     model, batch = make_model(), a_batch()
-    whole, parts = joint_loss(model, batch, 0.3, 0.0)
-    _, first = joint_loss(model, alone(batch, 0), 0.3, 0.0)
-    _, second = joint_loss(model, alone(batch, 1), 0.3, 0.0)
+    whole, parts = joint_loss(model, batch, 0.3, PLAIN)
+    _, first = joint_loss(model, alone(batch, 0), 0.3, PLAIN)
+    _, second = joint_loss(model, alone(batch, 1), 0.3, PLAIN)
     assert parts["ctc"] == pytest.approx((first["ctc"] + second["ctc"]) / 2, rel=1e-5)
     assert parts["attention"] == pytest.approx((4 * first["attention"] + 2 * second["attention"]) / 6, rel=1e-5)
     assert float(whole.detach()) == pytest.approx(0.3 * parts["ctc"] + 0.7 * parts["attention"], rel=1e-5)
+
+
+def test_exchanged_tokens_are_pieces_in_the_place_of_pieces() -> None:
+    tokens_BL = torch.tensor([[BOS, 4, 5, 6, UNK], [BOS, 7, 4, EOS, PAD]])
+    assert exchange_tokens(tokens_BL, 0.0, 9) is tokens_BL
+    stays_BL = tokens_BL <= UNK
+    seen = torch.stack([exchange_tokens(tokens_BL, 1.0, 9) for _ in range(200)])
+    assert (seen[:, stays_BL] == tokens_BL[stays_BL]).all()
+    assert set(seen[:, ~stays_BL].flatten().tolist()) == {4, 5, 6, 7, 8}
+    many_BL = torch.full((100, 100), 4)
+    assert float((exchange_tokens(many_BL, 0.25, 1000) != many_BL).float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_what_the_decoder_reads_is_exchanged_and_what_it_is_to_write_is_not(
+    make_model: Callable[..., SpeechTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = make_model(), a_batch()
+    monkeypatch.setattr("speechformer.training.exchange_tokens", lambda tokens_BL, share, size: tokens_BL.clamp(max=4))
+    _, noisy = joint_loss(model, batch, 0.3, replace(PLAIN, token_noise=0.5))
+    logits_BLV, _ = model.decode(
+        batch.tokens_BL[:, :-1].clamp(max=4), model.start_decoding(*model.encode(batch.features_BTC, batch.frames_B))
+    )
+    expected = functional.cross_entropy(logits_BLV.transpose(1, 2), batch.tokens_BL[:, 1:], ignore_index=PAD)
+    assert noisy["attention"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def two_views(log_probs_MBV: Tensor) -> Tensor:
@@ -328,8 +359,8 @@ def test_consistency_is_a_part_of_the_loss_and_needs_two_views(make_model: Calla
     model, batch = make_model(), a_batch()
     batch = replace(batch, tokens_BL=batch.tokens_BL[:1].expand(2, -1), tokens_B=batch.tokens_B[:1].expand(2))
     batch = replace(batch, frames_B=batch.frames_B[:1].expand(2))
-    without, _ = joint_loss(model, batch, 0.3, 0.0)
-    whole, parts = joint_loss(model, batch, 0.3, 0.0, consistency=0.5)
+    without, _ = joint_loss(model, batch, 0.3, PLAIN)
+    whole, parts = joint_loss(model, batch, 0.3, replace(PLAIN, consistency=0.5))
     assert parts["disagreement"] > 0
     assert float((whole - without).detach()) == pytest.approx(0.3 * 0.5 * parts["disagreement"], rel=1e-4)
     with pytest.raises(ConfigError, match=r"data\.views=2"):
@@ -375,7 +406,7 @@ def test_the_decoder_gets_no_gradient_while_the_ctc_head_learns_alone(
     make_model: Callable[..., SpeechTransformer],
 ) -> None:
     model = make_model()
-    joint_loss(model, a_batch(), 1.0, 0.1)[0].backward()
+    joint_loss(model, a_batch(), 1.0, ScheduleConfig())[0].backward()
     assert all(weight.grad is None for weight in model.decoder.parameters())
     assert all(weight.grad.abs().sum() > 0 for weight in model.ctc_head.parameters())
 
@@ -386,7 +417,7 @@ def test_a_batch_of_silence_and_of_no_frames_has_a_finite_gradient(
 ) -> None:
     model = make_model()
     features = [torch.zeros(frames, 3).numpy() for frames in (8, 0)]
-    joint_loss(model, make_batch(features, [[], []]), ctc_weight, 0.1)[0].backward()
+    joint_loss(model, make_batch(features, [[], []]), ctc_weight, ScheduleConfig())[0].backward()
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
 
 
@@ -405,7 +436,7 @@ def test_a_step_moves_every_direction_of_a_matrix_alike(make_model: Callable[...
     model = make_model()
     weight = model.encoder.layers[0].feed_forward.widen.weight
     before, optimiser = weight.detach().clone(), Optimiser(model, 1.0, 0.0)
-    joint_loss(model, a_batch(), 0.3, 0.1)[0].backward()
+    joint_loss(model, a_batch(), 0.3, ScheduleConfig())[0].backward()
     optimiser.step(lr=1e-2)
     gradient, step = (torch.linalg.svdvals(matrix) for matrix in (weight.grad, weight.detach() - before))
     assert gradient[0] / gradient[9] > 10
@@ -450,7 +481,7 @@ def test_bfloat16_is_left_where_it_is_slow(config: TrainConfig, tmp_path: Path, 
 def take_steps(optimiser: Optimiser, model: SpeechTransformer, world: World, batches: list[Batch], n: int) -> None:
     for _ in range(n):
         optimiser.zero_grad()
-        sum(joint_loss(model, batch, 0.3, 0.1)[0] for batch in batches).div(len(batches)).backward()
+        sum(joint_loss(model, batch, 0.3, ScheduleConfig())[0] for batch in batches).div(len(batches)).backward()
         world.average(weight.grad for weight in model.parameters())
         optimiser.step(1e-2)
 
