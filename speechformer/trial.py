@@ -167,13 +167,15 @@ def _of_commands(commands: Sequence[Outcome]) -> dict[str, Any]:
     accepted = [one for one in commands if one.command.accepted]
     best = [one.command.alternatives[0].text if one.command.alternatives else "" for one in commands]
     n_right = sum(one.best_is_right for one in accepted)
+    scored = score([one.said for one in commands], best)
     return {
         "commands_n": n,
+        "words_n": scored.n_words,
         "accuracy": n_right / n,
         "accuracy_interval": interval(n_right, n),
         "accuracy_without_refusal": len(right) / n,
         "accuracy_without_refusal_interval": interval(len(right), n),
-        "word_error_rate": score([one.said for one in commands], best).wer,
+        "word_error_rate": scored.wer,
         "wrong_accepted": (len(accepted) - n_right) / n,
         "right_refused": sum(not one.command.accepted for one in right) / max(1, len(right)),
         "right_refused_as": _refusals(right),

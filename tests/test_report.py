@@ -52,8 +52,9 @@ def test_a_block_whose_figures_are_missing_stays(report: Any, capsys: pytest.Cap
 
 
 INSIDE = {
-    "commands_n": 1052, "accuracy": 0.978, "accuracy_interval": [0.967, 0.985], "accuracy_without_refusal": 0.981,
-    "word_error_rate": 0.019, "right_refused": 0.003, "wrong_accepted": 0.007, "other_speech_refused": 0.998,
+    "commands_n": 1052, "words_n": 1000, "accuracy": 0.978, "accuracy_interval": [0.967, 0.985],
+    "accuracy_without_refusal": 0.981, "word_error_rate": 0.019,
+    "right_refused": 0.003, "wrong_accepted": 0.007, "other_speech_refused": 0.998,
     "other_speech_n": 663, "calibration_error": 0.006, "right_refused_as": {"no_speech": 0.002, "unsure": 0.1},
     "other_speech_refused_as": {"no_speech": 0.025, "not_a_command": 0.8}, "no_speech_words": 0, "no_speech_n": 423,
     "no_speech_hours": 1.03, "no_speech_false_accepts_per_hour": 0.0,
@@ -89,6 +90,12 @@ accepted from a confidence of 0.44 on
         ("calibration", "| command, of what is speech | 3,750 | 52 % | 0.020 |"),
         ("calibration", "| right answers | 1,667 | 4.0 % |"),
         ("believed", "refused are of those: right answers 4.0 %, no speech 100.0 %."),
+        ("draws", "| grid | 1,000 | 19 | 22.0 | 20, 21, 22, 23, 24 | 1.16 |"),
+        ("draws", "| these four together | 4,000 | 76 | 88.0 | 80, 84, 88, 92, 96 | 1.16 |"),
+        (
+            "draws",
+            "| digits, and strings of them, by all test speakers | 1,000 | 19 | 22.0 | 20, 21, 22, 23, 24 | 1.16 |",
+        ),
         ("peers", "| grid | PocketSphinx | 12.2 | 43.3 | 63 |"),
         ("peers", "| digit strings | PocketSphinx | 12.2 | 43.3 | 63 |"),
     ],
@@ -100,6 +107,10 @@ def test_blocks_say_what_was_measured(recipe: ModuleType, report: Any, block: st
     ]
     for name in (*names, *(f"quiet {grammar.stem}" for grammar in recipe.QUIET)):
         (report.folder / f"{name}.out").write_text(conditions)
+    for seed in recipe.DRAWS:
+        drawn = {"clean": INSIDE, "12 dB": INSIDE | {"word_error_rate": 0.02 + seed / 1000}}
+        for name in (*recipe.TRIALS, "digits"):
+            (report.folder / f"draw {seed} {name}.out").write_text(json.dumps(drawn))
     for name in recipe.PEOPLE:
         for kind in ("silence", "room"):
             (report.folder / f"{kind} {name}.out").write_text(json.dumps(RATES))

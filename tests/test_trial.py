@@ -56,6 +56,7 @@ def test_rates_of_commands() -> None:
         outcome("stop", STOP, Interpretation("stop"), "not_a_command", 0.1),  # a slot is wrong
     ])  # fmt: skip
     assert result["commands_n"] == 4
+    assert result["words_n"] == 4
     assert result["accuracy"] == 1 / 4
     assert result["accuracy_without_refusal"] == 2 / 4
     assert result["wrong_accepted"] == 1 / 4

@@ -55,6 +55,7 @@ DIGIT_SET, DIGITS_OF_ALL = "digits.jsonl", "digits, and strings of them, by all 
 SETS = {"read": "read.yaml", "endings": "endings.txt"}
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
 SNRS_DB = (18, 12, 6)
+DRAWN_DB, DRAWS = 12, range(5)
 SILENCE_S = 1.5
 PROGRAMS = {
     "pocketsphinx": "PocketSphinx",
@@ -87,15 +88,23 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
         yield f"commands {name}", [*inside, *own, *read]
         yield f"noise {name}", [*inside, *(own or read), "--noise", str(args.noise), "--snr", ratios]
         if own:
+            yield from drawn(name, [*inside, *own, "--noise", str(args.noise)])
             yield f"room inside {name}", [*inside, *own, "--rooms", str(args.data / "rooms_test")]
     digits = [*evaluate, "--commands", str(TRIALS["fsdd"]), str(args.figures / DIGIT_SET)]
     yield "noise digits", [*digits, "--noise", str(args.noise), "--snr", ratios]
+    yield from drawn("digits", [*digits, "--noise", str(args.noise)])
     sounds = [str(args.noise.parent / name / "manifest.jsonl") for name in (args.noise.name, "esc10")]
     for grammar in QUIET:
         yield f"quiet {grammar.stem}", [*evaluate, "--commands", str(grammar), *sounds]
     if args.peers:
         yield "peers", [python, str(ROOT / "tests/benchmarks/against_pocketsphinx.py"), str(test), *model,
                         "--n", "120", "--corpora", "grid", "speech_commands", "fsdd"]  # fmt: skip
+
+
+def drawn(name: str, command: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the same evaluation in several draws of the noise."""
+    for seed in DRAWS:
+        yield f"draw {seed} {name}", [*command, "--snr", str(DRAWN_DB), "--seed", str(seed)]
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -153,7 +162,8 @@ class Report:
             "people": self.people, "command sets": self.command_sets, "dev": lambda: self.split("dev"),
             "test": lambda: self.split("test"), "calibration": self.calibration, "trials": self.trials,
             "risk": self.risk, "risk graph": self.risk_graph, "noise": self.noise, "quiet": self.quiet,
-            "peers": self.peers, "believed": self.believed, "silence": self.silence, "rooms": self.rooms,
+            "draws": self.draws, "peers": self.peers, "believed": self.believed, "silence": self.silence,
+            "rooms": self.rooms,
         }  # fmt: skip
 
     def read(self, name: str) -> Any:
@@ -288,6 +298,19 @@ class Report:
         ]  # fmt: skip
         return table(("grammar", *conditions), rows)
 
+    def draws(self) -> list[str]:
+        """Count words that are wrong in several draws: which noise falls on which word decides a handful of them."""
+        rows, together = [], np.zeros(2 + len(DRAWS))
+        for name in (*TRIALS, "digits"):
+            found = [self.read(f"draw {seed} {name}") for seed in DRAWS]
+            n_words, rates = found[0]["clean"]["words_n"], [one[f"{DRAWN_DB} dB"]["word_error_rate"] for one in found]
+            counts = np.rint(np.array([1.0, found[0]["clean"]["word_error_rate"], *rates]) * n_words)
+            if name in TRIALS:
+                together += counts
+            rows.append((GRAMMARS[name].partition(" (")[0] if name in TRIALS else DIGITS_OF_ALL, *_told(counts)))
+        rows.insert(len(TRIALS), ("these four together", *_told(together)))
+        return table(("grammar", "words", "wrong", f"wrong at {DRAWN_DB} dB", "in each draw", "times as many"), rows)
+
     def beside(self, condition: str) -> list[tuple[str, ...]]:
         """Return everybody's words wrong as recorded and under a condition."""
         return [(name, *(percent(self.read(f"{one} {name}")["wer"]) for one in ("test", condition))) for name in PEOPLE]
@@ -343,6 +366,13 @@ def write(args: argparse.Namespace) -> int:
         text = report.fill((ROOT / page).read_text("utf-8"))
         replace_file(ROOT / page, lambda path, new=text: path.write_text(new, "utf-8"))
     return 0
+
+
+def _told(counts: Sequence[float]) -> tuple[str, ...]:
+    """Tell words, those that are wrong, and those that are in each draw of noise."""
+    n_words, wrong, *in_noise = counts
+    mean, each = np.mean(in_noise), ", ".join(f"{count:.0f}" for count in in_noise)
+    return f"{n_words:,.0f}", f"{wrong:.0f}", f"{mean:.1f}", each, f"{mean / max(1, wrong):.2f}"
 
 
 def percent(share: float) -> str:
