@@ -50,7 +50,10 @@ GRAMMARS = {
     "read": "sentences read aloud",
     "endings": "sentences that can end early",
 }
-DIGIT_SET, DIGITS_OF_ALL = "digits.jsonl", "digits, and strings of them, by all test speakers"
+DIGIT_SET = "digits.jsonl"
+TITLES = {name: title.partition(" (")[0] for name, title in GRAMMARS.items()} | {
+    "digits": "digits, and strings of them, by all test speakers"
+}
 # Made of half of the sentences of READ's test speech: with slots, and with each of their beginnings a command as well.
 SETS = {"read": "read.yaml", "endings": "endings.txt"}
 QUIET = (TRIALS["speech_commands"], READY / "home.yaml", READY / "computer.yaml")
@@ -289,10 +292,9 @@ class Report:
 
     def noise(self) -> list[str]:
         conditions = ("clean", *(f"{snr} dB" for snr in SNRS_DB))
-        names = {name: title.partition(" (")[0] for name, title in GRAMMARS.items()} | {"digits": DIGITS_OF_ALL}
-        found = {name: self.read(f"noise {name}") for name in names}
+        found = {name: self.read(f"noise {name}") for name in TITLES}
         rows = [
-            (names[name],
+            (TITLES[name],
              *(f"{percent(one[where]['accuracy'])} · {percent(one[where]['word_error_rate'])}" for where in conditions))
             for name, one in found.items()
         ]  # fmt: skip
@@ -307,7 +309,7 @@ class Report:
             counts = np.rint(np.array([1.0, found[0]["clean"]["word_error_rate"], *rates]) * n_words)
             if name in TRIALS:
                 together += counts
-            rows.append((GRAMMARS[name].partition(" (")[0] if name in TRIALS else DIGITS_OF_ALL, *_told(counts)))
+            rows.append((TITLES[name], *_told(counts)))
         rows.insert(len(TRIALS), ("these four together", *_told(together)))
         return table(("grammar", "words", "wrong", f"wrong at {DRAWN_DB} dB", "in each draw", "times as many"), rows)
 
@@ -338,7 +340,7 @@ class Report:
         lines = (self.folder / "peers.out").read_text("utf-8").splitlines()
         rows, last = [], ""
         for one in map(json.loads, lines):
-            name = GRAMMARS[one["corpus"]].partition(" (")[0] if one["corpus"] != last else ""
+            name = TITLES[one["corpus"]] if one["corpus"] != last else ""
             rows.append(
                 (name, PROGRAMS[one["program"]], one["wer"], one["sentences_right"], f"{one['times_real_time']:.0f}")
             )
